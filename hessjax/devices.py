@@ -1,0 +1,147 @@
+"""What this process runs on: devices, memory, versions, and how inits are spread over local devices.
+
+jax is imported inside the functions, so that the command line can read versions without starting a backend.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+from importlib import metadata
+from typing import Any
+
+__all__ = ["advice", "describe", "lane_mesh", "memory_available", "parse_bytes", "versions"]
+
+PACKAGES = ("hessjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
+OPTIONAL = ("matplotlib", "plotly", "xarray", "zarr", "scikit-learn")
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of Python and of the packages that decide a result.
+
+    Example:
+      >>> "jax" in versions()
+      True
+    """
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def memory_available() -> int:
+    """Bytes this process may still take on the default device: the device's own limit, else the host's."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    return _host_memory()
+
+
+def _host_memory() -> int:
+    limits = []
+    try:
+        with open("/proc/meminfo") as f:
+            limits += [int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable")]
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            limits += [int(text) - int(used.read()) for text in [limit.read().strip()] if text.isdigit()]
+    except OSError:
+        pass  # not Linux, or no cgroup limit
+    return min(limits) if limits else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def parse_bytes(text: str | int) -> int:
+    """A memory size: bytes, or a string with a unit.
+
+    Raises:
+      ValueError: not a positive size.
+
+    Example:
+      >>> parse_bytes("4GiB")
+      4294967296
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", str(text).upper())
+    if match and match[2] in UNITS and float(match[1]) > 0:
+        return int(float(match[1]) * UNITS[match[2]])
+    raise ValueError(f"memory must be a positive size such as '4GiB' or '512MB', got {text!r}.")
+
+
+def describe() -> dict[str, Any]:
+    """The device, its count, host, cores, x64 and thread settings, as plain values."""
+    import jax
+
+    local = jax.local_devices()
+    return {
+        "platform": local[0].platform,
+        "device": local[0].device_kind,
+        "num_devices": len(local),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory_available() / 2**30, 1),
+        "x64": bool(jax.config.read("jax_enable_x64")),
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS"),
+        "host": socket.gethostname(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            names = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def lane_mesh(width: int) -> Any:
+    """A one-axis mesh "lane" over the most local devices that divide `width` inits evenly."""
+    import jax
+    import numpy as np
+    from jax.sharding import AxisType, Mesh
+
+    local = jax.local_devices()
+    count = max(d for d in range(1, len(local) + 1) if width % d == 0)
+    return Mesh(np.array(local[:count]), ("lane",), axis_types=(AxisType.Auto,))
+
+
+def advice() -> list[str]:
+    """What will be slow, wrong or missing here, and what to do about it; one line each."""
+    import jax
+
+    facts, found = describe(), []
+    if facts["platform"] == "cpu":
+        if facts["num_devices"] < facts["cores"]:
+            found.append(
+                f"{facts['num_devices']} CPU device(s) for {facts['cores']} cores: sweeps use one device a core; set "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={facts['cores']} before importing jax."
+            )
+        if facts["num_devices"] > 1 and facts["blas_threads"] != "1":
+            found.append(
+                "BLAS threads are not held to one: eigenvalues on several devices fight over cores; set "
+                "OPENBLAS_NUM_THREADS=1 before importing jax."
+            )
+        if os.path.exists("/proc/driver/nvidia/version"):
+            found.append("an NVIDIA driver is present but jax runs on the CPU; pip install 'jax[cuda12]'.")
+    elif facts["x64"] and "TPU" in facts["device"]:
+        found.append("float64 is emulated on TPUs: expect it to be many times slower than float32.")
+    missing = [name for name in OPTIONAL if not _installed(name)]
+    if missing:
+        found.append(f"not installed: {', '.join(missing)}; pip install 'hessjax[all]' for plots, reading and data.")
+    if jax.__version_info__ < (0, 7, 2):
+        found.append(f"jax {jax.__version__} is older than the oldest supported, 0.7.2.")
+    return found or ["nothing to warn about"]
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

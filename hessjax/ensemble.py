@@ -1,0 +1,234 @@
+"""The main job: init -> train -> spectrum -> row, for thousands of inits, into a store that survives interruption.
+
+Inits run in lanes: `lane_width` of them in one compiled program, spread over the local devices without any
+communication. A unit of the store is one or more lanes. Everything random is folded from the init's number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import socket
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hessjax import devices, records
+from hessjax.config import Sweep, differences
+from hessjax.lanes import Lanes, resolve
+from hessjax.pool import check_shareable, run_workers
+from hessjax.progress import Progress
+from hessjax.store import Store, StoreError
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["open_sweep", "sweep"]
+
+
+def sweep(
+    config: Sweep,
+    path: str | Path,
+    *,
+    unit: int | None = None,
+    memory: str | int | None = None,
+    workers: int = 1,
+    worker: tuple[int, int] = (0, 1),
+    progress: bool = True,
+) -> Path:
+    """Runs a sweep into the store at `path`, or resumes the one begun there.
+
+    Args:
+      config: what to run; a store made by another configuration is refused.
+      path: folder of the store; made if absent.
+      unit: inits per stored chunk, rounded up to whole lanes; None: one lane. Fixed when the store is made.
+      memory: bound on the measuring program's workspace, e.g. "4GiB"; None: half of what is available.
+      workers: local processes working on the store together; above 1 the landscape must be named.
+      worker: (i, n): this process does the units i, i + n, i + 2n, ... only.
+      progress: show inits done, rate and time left (plain lines without a terminal).
+
+    Returns:
+      The path. Read it with `open_sweep`.
+
+    Raises:
+      StoreError: a store of another configuration (the fields that differ are named), or a path that is a file,
+        read-only or full.
+      ValueError: unknown landscape, optimiser or option; a loss or batch of the wrong shape.
+      OperatorError: the loss is random, or its Hessian is not symmetric or finite at the first init.
+
+    Example:
+      >>> import hessjax as hj, tempfile
+      >>> config = hj.Sweep(landscape="quadratic", num_inits=3, num_steps=4, times=2)
+      >>> path = hj.sweep(config, tempfile.mkdtemp() + "/q.zarr", progress=False)
+      >>> hj.open_sweep(path)["negative"].values.tolist()
+      [[2, 2], [2, 2], [2, 2]]
+    """
+    index, count = worker
+    if workers > 1 and count > 1:
+        raise ValueError(f"give workers= (local processes) or worker= (this process's share), not both: {worker}.")
+    if not 0 <= index < count:
+        raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker}.")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}.")
+    if unit is not None and unit < 1:
+        raise ValueError(f"unit must be at least 1 init, got {unit}.")
+    if workers > 1:
+        check_shareable(config, workers)
+    began = time.time()
+    bound = None if memory is None else devices.parse_bytes(memory)
+    lanes = Lanes(config, resolve(config), bound)
+    store = _open_or_create(lanes, Path(path), unit)
+    todo = [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
+    if not todo:
+        return store.path
+    if workers > 1:
+        run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
+        return store.path
+    lanes.compile(store.read("step").tolist(), store.attributes.get("columns"))
+    log = partial(_log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
+    log("start", t=began, units=len(todo), compile_s=lanes.compile_s, device=devices.describe())
+    with Progress(sum(b - a for a, b in map(store.span, todo)), config.landscape_name, enabled=progress) as bar:
+        for u in todo:
+            since = time.perf_counter()
+            store.write(u, _unit(lanes, *store.span(u), bar))
+            log("unit", unit=u, seconds=round(time.perf_counter() - since, 3))
+    log("end", wall_s=round(time.time() - began, 3))
+    return store.path
+
+
+def _unit(lanes: Lanes, start: int, stop: int, bar: Progress) -> dict[str, np.ndarray]:
+    """Rows start..stop-1, lane by lane."""
+    parts = []
+    for first in range(start, stop, lanes.width):
+        rows = lanes.run(first)
+        keep = min(stop - first, lanes.width)
+        parts.append({name: value[:keep] for name, value in rows.items()})
+        last = parts[-1]["loss"][:, -1]
+        finite = last[np.isfinite(last)]
+        bar.advance(keep, loss=float(np.median(finite)) if finite.size else np.nan)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _open_or_create(lanes: Lanes, path: Path, unit: int | None) -> Store:
+    """The store of this configuration at `path`: the one there, compared, or a new one with its steps decided."""
+    identity = {"config": lanes.config.to_dict(), "landscape": lanes.identity()}
+    if not path.exists():
+        per_unit = -(-(unit or 1) // lanes.width) * lanes.width
+        steps = lanes.steps()
+        lanes.check()
+        lanes.compile(steps)  # what does not fit in memory is refused before there is a store
+        attributes = {
+            **identity,
+            "columns": lanes.columns,  # decides the last bits, so whoever resumes begins with the same
+            "title": f"{lanes.config.landscape_name}: Hessian spectra of {lanes.config.num_inits} inits",
+            "fingerprint": lanes.config.fingerprint,
+            "versions": devices.versions(),
+            "device": _device_line(),
+            "precision": records.precision_line(lanes.config),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        Store.create(path, records.arrays(lanes, steps=steps), attributes, rows="init", unit=per_unit)
+    store = Store.open(path)
+    _refuse_another(store, identity)
+    return store
+
+
+def _refuse_another(store: Store, identity: dict[str, Any]) -> None:
+    old, new = store.attributes, identity
+    kept = {name: old[name] if isinstance(old.get(name), dict) else {} for name in ("config", "landscape")}
+    found = differences(kept["config"], new["config"])
+    found += [f"landscape {line}" for line in records.landscape_differences(kept["landscape"], new["landscape"])]
+    if found:
+        raise StoreError(
+            f"the store at {str(store.path)!r} was made by another configuration ({'; '.join(found)}); "
+            "choose another path, or ask for what it was made with."
+        )
+
+
+def _device_line() -> str:
+    d = devices.describe()
+    return f"{d['num_devices']} x {d['device']} ({d['platform']}), {d['cores']} cores of {d['cpu']}"
+
+
+def _log(store: Store, event: str, **fields: Any) -> None:
+    at = datetime.datetime.now(datetime.UTC)
+    store.log(event=event, at=at.isoformat(timespec="seconds"), pid=os.getpid(), **{"t": at.timestamp(), **fields})
+
+
+def open_sweep(path: str | Path) -> xarray.Dataset:
+    """The rows of a sweep's store, finished or not, as an xarray.Dataset.
+
+    Dimensions init, time, eigenvalue; coordinates init, step (time) and done (init): rows not done yet hold NaN and
+    0. Attributes: config, landscape, versions, device, precision, wall_s, compile_s, num_done. Each variable has
+    long_name and units. Arrays are read when used.
+
+    Args:
+      path: folder of the store.
+
+    Raises:
+      StoreError: there is no store there.
+      ImportError: xarray or zarr is not installed; the message has the command.
+
+    Example:
+      >>> import hessjax as hj, tempfile
+      >>> config = hj.Sweep(landscape="quadratic", num_inits=2, num_steps=1, times=2)
+      >>> ds = hj.open_sweep(hj.sweep(config, tempfile.mkdtemp() + "/q.zarr", progress=False))
+      >>> dict(ds.sizes)["eigenvalue"], ds.attrs["num_done"]
+      (6, 2)
+    """
+    try:
+        import xarray
+        from zarr.storage import LocalStore
+    except ImportError as error:
+        raise ImportError("reading a store needs xarray and zarr; pip install 'hessjax[io]'.") from error
+    store = Store.open(path)
+    # As a store, not a path: zarr reads a path as a URL, and a per cent sign or a hash in it as an escape.
+    ds = xarray.open_zarr(LocalStore(store.path, read_only=True), consolidated=False, chunks=None)
+    done = np.repeat(store.done(), store.unit)[: store.num_rows]
+    ds = ds.drop_vars("done").assign_coords(done=("init", done, {"long_name": "row computed"}))
+    ds = ds.set_coords(["init", "step"])
+    ds.attrs.pop("hessjax_store", None)
+    return ds.assign_attrs(_run_attrs(store.events()), num_done=int(done.sum()), num_inits=store.num_rows)
+
+
+def _run_attrs(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds from the log: `wall_s` while any worker was at work, `compile_s` and `unit_s` added over workers.
+
+    A run without an "end" (it was interrupted) lasts to its last unit.
+    """
+    spans: dict[Any, list[float]] = {}
+    for e in events:
+        if isinstance(e.get("t"), int | float) and isinstance(e.get("run"), str):
+            first, last = spans.setdefault(e["run"], [e["t"], e["t"]])
+            spans[e["run"]] = [min(first, e["t"]), max(last, e["t"])]
+    wall, reached = 0.0, -np.inf
+    for first, last in sorted(spans.values()):
+        wall, reached = wall + max(0.0, last - max(first, reached)), max(reached, last)
+
+    def total(kind: str, name: str) -> float:
+        return float(sum(e[name] for e in events if e.get("event") == kind and isinstance(e.get(name), int | float)))
+
+    return {"wall_s": float(wall), "compile_s": total("start", "compile_s"), "unit_s": total("unit", "seconds")}
+
+
+def spectrum(config: Sweep, *, init: int = 0) -> dict[str, Any]:
+    """One init's row after the last step: loss, gradient norm, eigenvalues, counts.
+
+    The same init, training and measurement as row `init` of a sweep of this configuration, to rounding.
+
+    Example:
+      >>> row = spectrum(Sweep(landscape="quadratic", num_steps=0, times=1))
+      >>> int(row["negative"]), int(row["zero"]), int(row["positive"])
+      (2, 1, 3)
+    """
+    if init < 0:
+        raise ValueError(f"init must be at least 0, got {init}.")
+    one = dataclasses.replace(config, num_inits=init + 1, lane_width=1, measure="spectrum")
+    lanes = Lanes(one, resolve(one))
+    lanes.check()
+    lanes.compile([config.num_steps])
+    return {name: value[0, 0] for name, value in lanes.run(init).items()}

@@ -1,0 +1,141 @@
+"""How a sweep is spelled on a command line: Sweep's fields as flags, KEY=VALUE words, one-line mistakes.
+
+Parsing only: knows no command and imports no jax.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+from hessjax.config import Sweep
+
+__all__ = ["UsageError", "one_line", "parse_worker", "spell", "sweep_args", "sweep_fields", "sweep_words", "to_sweep"]
+
+# Fields of Sweep that the command line spells otherwise: a name, and KEY=VALUE words.
+OVERRIDES: dict[str, tuple[Any, Any, str]] = {
+    "landscape": (str, "digits-mlp", "a name of `hessjax list`, or package.module:factory."),
+    "options": (tuple[str, ...], (), "KEY=VALUE words for the landscape, e.g. widths=8,8 activation=relu."),
+    "optimizer_options": (tuple[str, ...], (), "KEY=VALUE words for the optimiser, e.g. momentum=0.9."),
+}
+
+
+def sweep_fields(**defaults: Any) -> list[tuple[str, Any, Any]]:
+    """Sweep's fields as command-line ones, so that every choice of a sweep is a flag and none is written twice."""
+    hints, found = get_type_hints(Sweep), []
+    for f in dataclasses.fields(Sweep):
+        kind, default, _ = OVERRIDES.get(f.name, (hints[f.name], f.default, None))
+        found.append((f.name, kind, dataclasses.field(default=defaults.get(f.name, default))))
+    return found
+
+
+def to_sweep(flags: Any) -> Sweep:
+    """The configuration that flags spell."""
+    given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Sweep)}
+    for name in ("options", "optimizer_options"):
+        given[name] = _key_values(name, given[name])
+    return Sweep(**given)
+
+
+def _key_values(name: str, words: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--{name.replace('_', '-')} takes KEY=VALUE words such as widths=8,8; got {word!r}.")
+        found[key.replace("-", "_")] = _value(text)
+    return found
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, none, a comma-separated tuple of those, a list in JSON, or the word itself."""
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    if text[:1] in ("[", "{", '"'):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(text)
+    if "," in text:
+        return tuple(_value(part) for part in text.split(",") if part)
+    try:
+        number = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return number if isinstance(number, int | float) else text
+
+
+def parse_worker(text: str | None) -> tuple[int, int]:
+    """I/N; by default the place in a Slurm array or a Kubernetes indexed job, else the only worker."""
+    if text is None:
+        env = os.environ
+        if "SLURM_ARRAY_TASK_ID" in env and "SLURM_ARRAY_TASK_COUNT" in env:
+            first, step = env.get("SLURM_ARRAY_TASK_MIN", "0"), env.get("SLURM_ARRAY_TASK_STEP", "1")
+            text = f"{(int(env['SLURM_ARRAY_TASK_ID']) - int(first)) // int(step)}/{env['SLURM_ARRAY_TASK_COUNT']}"
+        elif "JOB_COMPLETION_INDEX" in env and "JOB_COMPLETIONS" in env:
+            text = f"{env['JOB_COMPLETION_INDEX']}/{env['JOB_COMPLETIONS']}"
+        else:
+            return 0, 1
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"--worker takes I/N with 0 <= I < N, such as 0/4; got {text!r}.")
+    return int(index), int(count)
+
+
+def sweep_args() -> str:
+    """The "Args:" lines of Sweep, in the command line's words."""
+    text = (Sweep.__doc__ or "").split("Args:")[1].split("Raises:")[0]
+    lines = [line.removeprefix("    ") for line in text.strip("\n").splitlines()]
+    for name, (_, _, words) in OVERRIDES.items():
+        lines = [f"  {name}: {words}" if line.startswith(f"  {name}:") else line for line in lines]
+    return "\n".join(lines).rstrip()
+
+
+def sweep_words(config: Sweep) -> dict[str, Any]:
+    """The values of the flags that spell `config`; the inverse of `to_sweep`."""
+    found = config.to_dict()
+    for name in ("options", "optimizer_options"):
+        found[name] = tuple(f"{key}={spell(value)}" for key, value in found[name].items())
+    found["times"] = tuple(found["times"]) if isinstance(found["times"], list) else found["times"]
+    return found
+
+
+def spell(value: Any) -> str:
+    """A value as `KEY=VALUE` words take it: 8,8 for a sequence, JSON for what reads as something else.
+
+    Example:
+      >>> spell((8, 8)), spell(()), spell("8")
+      ('8,8', '[]', '"8"')
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, tuple | list):
+        text = ",".join(map(str, value)) + ("," if len(value) == 1 else "")
+        return text if _value(text) == tuple(value) else json.dumps(value, default=str)
+    text = str(value)
+    return text if (_value(text), type(_value(text))) == (value, type(value)) else json.dumps(value, default=str)
+
+
+class UsageError(Exception):
+    """A command line that cannot be parsed; the message is the line to print."""
+
+
+def one_line(box: str) -> str:
+    """The first paragraph of tyro's box, and the near match where it names one.
+
+    The box is drawn in lines or, where the output is not plain "utf-8", in dashes: a title, then paragraphs
+    between rules.
+    """
+    lines = [text for line in box.splitlines() if (text := line.strip("│╭╮╰╯ "))]
+    rules = [i for i, line in enumerate(lines) if re.fullmatch("[-─]{4,}", line)]
+    first = 2 if 1 in rules else 1
+    text = " ".join(lines[first : next((i for i in rules if i > first), len(lines))]).rstrip(".") or box.strip()
+    meant = [lines[i + 1].split()[0] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")]
+    known = [line for line in lines if line.startswith("Available subcommands")]
+    if known:
+        return f"{text}. {known[0]}."
+    return text + (f"; did you mean {meant[0]}?" if meant else ".")

@@ -1,0 +1,184 @@
+"""The landscape record, and the register of named ones.
+
+A landscape is pure functions and data: where params come from, the loss, the batch, and facts known about it.
+It knows nothing of curvature; they meet in a study.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Landscape", "describe", "get", "names", "options", "register"]
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """A loss surface: `init(key) -> params`, `loss(params, batch)` and the batch.
+
+    Args:
+      name: as it is shown and stored.
+      init: `init(key) -> params`, any pytree of floating arrays.
+      loss: `loss(params, batch) -> [N]` or scalar; `loss(params)` where batch is None.
+      batch: any pytree with a common leading axis, or None.
+      model: `model(params, inputs) -> outputs`, where there is one. With batch = (inputs, integer targets) the task
+        classifies, and its error is the share of rows where argmax of the outputs is not the target.
+      facts: what is known in closed form; keys critical_points, gradient, hessian, lower_bound, ranks, notes.
+
+    Example:
+      >>> import hessjax as hj, jax.numpy as jnp
+      >>> bowl = hj.landscapes.Landscape("bowl", init=lambda key: jnp.ones(2), loss=lambda p: jnp.sum(p**2))
+      >>> hj.dense(hj.Hessian(bowl.loss, bowl.init(None))).tolist()
+      [[2.0, 0.0], [0.0, 2.0]]
+    """
+
+    name: str
+    init: Callable[[Any], Any]
+    loss: Callable[..., Any]
+    batch: Any = None
+    model: Callable[[Any, Any], Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the batch is (inputs, integer targets) and there is a model to predict them."""
+        if self.model is None or not isinstance(self.batch, tuple) or len(self.batch) != 2:
+            return False
+        return getattr(getattr(self.batch[1], "dtype", None), "kind", "") in "iu"
+
+
+# name -> (module, function, one line); modules are imported when asked for, so listing needs no jax.
+BUILT_IN: dict[str, tuple[str, str, str]] = {
+    "digits-mlp": ("hessjax.landscapes.networks", "digits_mlp", "MLP on scikit-learn's digits, pooled, standardised"),
+    "memorization": ("hessjax.landscapes.networks", "memorization", "one-hidden-layer net asked to memorise noise"),
+    "quadratic": ("hessjax.landscapes.surfaces", "quadratic", "quadratic form with a given spectrum"),
+}
+_registered: dict[str, Callable[..., Landscape]] = {}
+
+
+def names() -> list[str]:
+    """Names that `get` knows, built in and registered.
+
+    Example:
+      >>> import hessjax as hj
+      >>> "digits-mlp" in hj.landscapes.names()
+      True
+    """
+    return sorted([*BUILT_IN, *_registered])
+
+
+def describe(name: str) -> str:
+    """One line about a named landscape."""
+    if name in BUILT_IN:
+        return BUILT_IN[name][2]
+    doc = inspect.getdoc(_factory(name)) or "registered by the user"
+    return doc.splitlines()[0]
+
+
+def register(name: str, factory: Callable[..., Landscape]) -> None:
+    """Makes `get(name, **options)` call `factory(**options)`.
+
+    Raises:
+      ValueError: the name is taken, or has a colon (which means package.module:factory).
+      TypeError: the factory is not callable.
+
+    Example:
+      >>> import hessjax as hj, jax.numpy as jnp
+      >>> def flat(size=3):
+      ...     return hj.landscapes.Landscape("flat", lambda key: jnp.zeros(size), lambda p: 0.0 * jnp.sum(p))
+      >>> hj.landscapes.register("flat-example", flat)
+      >>> hj.landscapes.get("flat-example", size=2).init(None).shape
+      (2,)
+    """
+    if not callable(factory):
+        raise TypeError(f"factory is {type(factory).__name__}, wanted a function that returns a Landscape.")
+    if ":" in name:
+        raise ValueError(f"name {name!r} has a colon, which is kept for package.module:factory; choose another.")
+    if name in BUILT_IN or _registered.get(name, factory) is not factory:
+        raise ValueError(f"landscape {name!r} is registered already; choose another name.")
+    _registered[name] = factory
+
+
+def get(name: str, **given: Any) -> Landscape:
+    """The landscape of that name, or that `package.module:factory` returns.
+
+    Args:
+      name: one of `names()`, or "package.module:factory".
+      **given: options of its factory.
+
+    Raises:
+      ValueError: unknown name or option, with near matches; a module or factory that cannot be found.
+      TypeError: the factory did not return a Landscape.
+
+    Example:
+      >>> import hessjax as hj
+      >>> hj.landscapes.get("quadratic", eigenvalues=(-1.0, 2.0)).name
+      'quadratic'
+    """
+    factory = _factory(name)
+    known = options(name)
+    for option in given:
+        if option not in known and None not in known:
+            raise ValueError(f"landscape {name!r} has no option {option!r}{near(option, [k for k in known if k])}")
+    made = factory(**given)
+    if not isinstance(made, Landscape):
+        raise TypeError(f"factory {name!r} returned {type(made).__name__}, wanted a hessjax.landscapes.Landscape.")
+    return made
+
+
+def options(name: str) -> dict[str | None, Any]:
+    """Options of a named landscape and their defaults; the key None stands for "any" (a factory with **options)."""
+    found: dict[str | None, Any] = {}
+    factory = _factory(name)
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # some builtins have no signature to read
+        return {None: None}
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found[None] = None
+        else:
+            found[parameter.name] = parameter.default
+    return found
+
+
+def near(word: str, known: list[str]) -> str:
+    """The end of an error line: a near match where there is one, and all that is known."""
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known: {', '.join(known) or 'none'}."
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if name in _registered:
+        return _registered[name]
+    if name in BUILT_IN:
+        module, function, _ = BUILT_IN[name]
+        return getattr(importlib.import_module(module), function)
+    if ":" in name:
+        return _imported(name)
+    raise ValueError(f"unknown landscape {name!r}{near(name, names())} Your own: package.module:factory.")
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    if not module or not function or module.startswith("."):
+        raise ValueError(f"landscape {name!r}: wanted package.module:factory.")
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script has its own folder on the path, not the user's
+        sys.path.insert(0, here)
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"landscape {name!r}: no module {error.name!r} on the path or in {here}.") from error
+    except (AttributeError, ImportError) as error:
+        raise ValueError(f"landscape {name!r}: module {module!r} has no {function!r}.") from error
+    if callable(found):
+        return found
+    raise ValueError(f"landscape {name!r}: {function!r} is {type(found).__name__}, wanted a function.")

@@ -1,0 +1,317 @@
+"""One lane of a sweep: `lane_width` inits started, trained and measured by three compiled programs.
+
+The lane axis is sharded over local devices with no communication; within a device inits are trained together and
+measured one after another, which keeps each one's columns in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int, PyTree
+
+from hessjax import trees
+from hessjax.assembly import COLUMNS, counts, dense, eigvalsh, row_sum_norm
+from hessjax.checks import OperatorError, check_operator
+from hessjax.config import Sweep
+from hessjax.curvature import Hessian
+from hessjax.devices import lane_mesh, memory_available
+from hessjax.landscapes import base as landscapes
+from hessjax.landscapes.base import Landscape
+from hessjax.objective import mean_loss
+from hessjax.rows import num_rows
+from hessjax.train import Trainer, TrainState, make_optimizer
+
+__all__ = ["Lanes", "measure", "resolve"]
+
+PILOT = 32  # inits whose median loss places the times
+
+
+def resolve(config: Sweep) -> Landscape:
+    """The landscape of a configuration, its params and data in the configuration's dtype.
+
+    Raises:
+      ValueError: float64 without x64; unknown landscape or option; empty params.
+      TypeError: params with leaves that are not floating.
+    """
+    if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            'dtype float64 needs x64; write jax.config.update("jax_enable_x64", True) before anything else.'
+        )
+    land = config.landscape
+    if isinstance(land, str):
+        options = dict(config.options)
+        if "dtype" in landscapes.options(land):
+            options = {"dtype": config.dtype, **options}
+        land = landscapes.get(land, **options)
+    elif not isinstance(land, Landscape):
+        raise TypeError(f"landscape is {type(land).__name__}, wanted a name or a hessjax.landscapes.Landscape.")
+    init = lambda key: trees.cast(land.init(key), config.dtype)
+    trees.check_params(jax.eval_shape(land.init, jax.random.key(0)))
+    batch = None if land.batch is None else trees.cast(jax.tree.map(jnp.asarray, land.batch), config.dtype)
+    return Landscape(land.name, init, land.loss, batch, land.model, land.facts)
+
+
+def measure(
+    land: Landscape,
+    params: PyTree,
+    *,
+    tol: float,
+    spectrum: bool = True,
+    chunk: int | None = None,
+    columns: int = COLUMNS,
+) -> dict[str, Array]:
+    """One init at one time: every number of its row.
+
+    Args:
+      land: the landscape.
+      params: where to measure.
+      tol: relative threshold of the counts.
+      spectrum: whether all eigenvalues are among the numbers.
+      chunk: rows per pass.
+      columns: Hessian columns per pass.
+
+    Example:
+      >>> land = landscapes.get("quadratic", eigenvalues=(-1.0, 2.0))
+      >>> row = measure(land, jnp.ones(2), tol=1e-5)
+      >>> int(row["negative"]), int(row["positive"])
+      (1, 1)
+    """
+    loss, grad = jax.value_and_grad(lambda p: mean_loss(land.loss, p, land.batch))(params)
+    matrix = dense(Hessian(land.loss, params, land.batch, chunk=chunk), columns=columns)
+    matrix = jnp.where(jnp.isfinite(loss), matrix, jnp.nan)  # a diverged init has no curvature to count
+    values = eigvalsh(matrix)
+    found = counts(values, row_sum_norm(matrix), tol=tol)
+    finite = jnp.all(jnp.isfinite(values))
+    row = {
+        "loss": loss,
+        "grad_norm": trees.norm(grad),
+        **found._asdict(),
+        "trace": jnp.where(finite, jnp.trace(matrix), jnp.nan),
+        "min_eigenvalue": values[0],
+        "max_eigenvalue": values[-1],
+        "status": jnp.where(jnp.isfinite(loss), jnp.where(finite, 0, 2), 1).astype(jnp.int8),
+    }
+    if land.classifies:
+        row["error"] = jnp.where(jnp.isfinite(loss), error_rate(land, params), jnp.nan)
+    if spectrum:
+        row["eigenvalues"] = values
+    kept = ("negative", "zero", "positive", "certified", "status")
+    return {name: x if name in kept else x.astype(matrix.dtype) for name, x in row.items()}
+
+
+def error_rate(land: Landscape, params: PyTree) -> Float[Array, ""]:
+    """Share of rows where argmax of the model's outputs is not the integer target."""
+    assert land.model is not None
+    inputs, targets = land.batch
+    with jax.default_matmul_precision("float32"):
+        return jnp.mean(jnp.argmax(land.model(params, inputs), axis=-1) != targets)
+
+
+class Lanes:
+    """The compiled programs of one sweep; made once, then `run(first)` for each lane.
+
+    Args:
+      config: the sweep.
+      land: what `resolve` made of its landscape.
+      memory: bytes the measuring program may take; None: half of what is available.
+    """
+
+    def __init__(self, config: Sweep, land: Landscape, memory: int | None = None):
+        self.config, self.landscape = config, land
+        self.memory = memory or memory_available() // 2
+        self.width = min(config.lane_width, config.num_inits)
+        self.mesh = lane_mesh(self.width)
+        optimizer = make_optimizer(
+            config.optimizer,
+            config.learning_rate,
+            schedule=config.schedule,
+            num_steps=config.num_steps,
+            options=config.optimizer_options,
+        )
+        self.trainer = Trainer(land.loss, optimizer, land.batch, config.batch_size)
+        self.columns, self.compile_s, self.times = COLUMNS, 0.0, []
+        if config.chunk is not None:  # a scalar loss with chunk is refused before anything runs
+            _ = jax.eval_shape(lambda p: Hessian(land.loss, p, land.batch, chunk=config.chunk).mv(p), self._struct)
+
+    @cached_property
+    def _struct(self) -> PyTree:
+        return jax.eval_shape(self.landscape.init, jax.random.key(0))
+
+    @property
+    def num_params(self) -> int:
+        """P, the number of parameters."""
+        return trees.size(self._struct)
+
+    def _key(self, init: Int[Array, ""] | int, use: int) -> Array:
+        """Use 0: the init itself; 1: its mini-batches. Folded from the init's number, never from a position."""
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), init), use)
+
+    def _start(self, init: Int[Array, ""]) -> TrainState:
+        return self.trainer.start(self.landscape.init(self._key(init, 0)))
+
+    def _advance(self, state: TrainState, init: Int[Array, ""], start: Int[Array, ""], stop: Int[Array, ""]):
+        return self.trainer.advance(state, self._key(init, 1), start, stop)
+
+    @cached_property
+    def _run_start(self) -> Callable[[Int[Array, " width"]], TrainState]:
+        """The starting program. The pilot and the checks use it too: random draws take longest to compile."""
+        return jax.jit(self._sharded(jax.vmap(self._start), False))
+
+    @cached_property
+    def _first(self) -> PyTree:
+        """Params of init 0."""
+        return jax.tree.map(lambda x: jnp.array(x[0]), self._run_start(self._numbers(0)).params)
+
+    def _numbers(self, first: int) -> Int[Array, " width"]:
+        """Numbers of the inits of a lane; past the last init they repeat it."""
+        return jnp.asarray(np.minimum(np.arange(first, first + self.width), self.config.num_inits - 1))
+
+    def _measure(self, params: PyTree) -> dict[str, Array]:
+        return measure(
+            self.landscape,
+            params,
+            tol=self.config.tol,
+            spectrum=self.config.measure == "spectrum",
+            chunk=self.config.chunk,
+            columns=self.columns,
+        )
+
+    def _sharded(self, f: Callable, *scalars: bool) -> Callable:
+        """`f` on a block of the lane per device; arguments marked True are the same for all inits."""
+        lane, same = PartitionSpec("lane"), PartitionSpec()
+        specs = tuple(same if scalar else lane for scalar in scalars)
+        return jax.shard_map(f, mesh=self.mesh, in_specs=specs, out_specs=lane, check_vma=False)
+
+    def compile(self, steps: list[int], columns: int | None = None) -> None:
+        """Compiles the three programs, once; the measuring one in as many columns as fit the memory bound.
+
+        Args:
+          steps: what `run` measures at; may change without compiling again.
+          columns: Hessian columns per pass to begin with, as a store begun elsewhere recorded them; None: the usual.
+        """
+        self.times = steps
+        if self.compile_s:
+            return
+        began, self.columns = time.perf_counter(), columns or COLUMNS
+        inits, zero = self._numbers(0), jnp.int32(0)
+        state = jax.eval_shape(jax.vmap(self._start), inits)
+        together = jax.vmap(self._advance, in_axes=(0, 0, None, None))
+        advance = jax.jit(self._sharded(together, False, False, True, True), donate_argnums=0)
+        state = _placed(state, self.mesh)
+        self._run_advance = advance.lower(state, inits, zero, zero).compile()
+        while True:
+            one_by_one = jax.jit(self._sharded(partial(jax.lax.map, self._measure), False))
+            self._run_measure = one_by_one.lower(state.params).compile()
+            if self._workspace() <= self.memory or self.columns == 1:
+                break
+            self.columns = max(1, self.columns // 4)
+        if self._workspace() > self.memory:
+            raise ValueError(
+                f"measuring one init needs {self._workspace() / 2**20:.3g} MiB with one column at a time, over the "
+                f"bound of {self.memory / 2**20:.3g} MiB; give chunk= (rows per pass), a smaller lane_width, or more "
+                "memory."
+            )
+        self.compile_s = round(time.perf_counter() - began, 3)
+
+    def _workspace(self) -> int:
+        analysis = self._run_measure.memory_analysis()
+        return 0 if analysis is None else int(analysis.temp_size_in_bytes) * self.mesh.size
+
+    def run(self, first: int) -> dict[str, np.ndarray]:
+        """Rows first..first+width-1 of the sweep, [width, times, ...]; rows past the last init repeat it."""
+        inits = self._numbers(first)
+        state, rows, now = self._run_start(inits), [], 0
+        for step in self.times:
+            state = self._run_advance(state, inits, jnp.int32(now), jnp.int32(step)) if step > now else state
+            rows.append(self._run_measure(state.params))
+            now = step
+        return {name: np.stack([np.asarray(row[name]) for row in rows], axis=1) for name in rows[0]}
+
+    def steps(self) -> list[int]:
+        """The measured steps: given, or placed by `spacing`."""
+        config = self.config
+        if isinstance(config.times, tuple):
+            return list(config.times)
+        if config.spacing == "loss":
+            median = np.asarray(self._pilot())
+            finite = np.isfinite(median)
+            # A pilot most of which is NaN from the start has no levels there: it begins at its first finite one.
+            highest = median[finite][0] if finite.any() else 0.0
+            levels = np.minimum.accumulate(np.where(finite, median, highest))
+            aims = np.linspace(levels[0], levels[-1], config.times)
+            wanted = [int(np.argmax(levels <= aim)) for aim in aims]
+        elif config.spacing == "log":
+            wanted = [0, *np.geomspace(1, max(config.num_steps, 1), config.times - 1).round().astype(int).tolist()]
+        else:
+            wanted = np.linspace(0, config.num_steps, config.times).round().astype(int).tolist()
+        return _increasing(wanted[: config.times], config.num_steps)
+
+    def _pilot(self) -> Float[Array, " steps"]:
+        """Median loss of the first 32 inits' training at every step."""
+        lanes = [self._run_start(jnp.asarray(np.arange(a, a + self.width))) for a in range(0, PILOT, self.width)]
+        starts = jax.tree.map(lambda *x: jnp.concatenate([np.asarray(part) for part in x])[:PILOT], *lanes)
+        losses = lambda state, i: self.trainer.losses(state, self._key(i, 1), self.config.num_steps)
+        return jnp.nanmedian(jax.jit(jax.vmap(losses))(starts, jnp.arange(PILOT)), axis=0)
+
+    def check(self) -> None:
+        """Refuses a random or asymmetric Hessian before anything is stored; non-finite only if all of a lane are.
+
+        One bad init is a row with its status, also where it is the first.
+        """
+        land, starts = self.landscape, self._run_start(self._numbers(0)).params
+        for k in range(self.width):
+            params = jax.tree.map(lambda x, k=k: jnp.array(x[k]), starts)
+            try:
+                check_operator(Hessian(land.loss, params, land.batch, chunk=self.config.chunk), jax.random.key(0))
+                return
+            except OperatorError as error:
+                if not error.report.defects["finite"] or k == self.width - 1:
+                    raise
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this landscape from another of the same name: sizes, data, and its loss at init 0."""
+        land = self.landscape
+        value_and_grad = jax.value_and_grad(lambda p: mean_loss(land.loss, p, land.batch))
+        loss, grad = jax.jit(value_and_grad)(self._first)
+        return {
+            "name": land.name,
+            "num_params": self.num_params,
+            "num_rows": None if land.batch is None else num_rows(land.batch),
+            "notes": [str(note) for note in land.facts.get("notes", [])],
+            "data": None if land.batch is None else _digest(land.batch),
+            "probe": {"loss": float(loss), "grad_norm": float(trees.norm(grad))},
+        }
+
+
+def _increasing(wanted: list[int], last: int) -> list[int]:
+    """Strictly increasing steps from 0 to `last`, each as near as may be to the one wanted."""
+    steps = [0] if wanted else []
+    for step in wanted[1:]:
+        steps.append(max(step, steps[-1] + 1))
+    if len(steps) > 1:
+        steps[-1] = last
+    for k in range(len(steps) - 2, 0, -1):
+        steps[k] = min(steps[k], steps[k + 1] - 1)
+    return steps
+
+
+def _placed(struct: PyTree, mesh: Any) -> PyTree:
+    sharding = jax.sharding.NamedSharding(mesh, PartitionSpec("lane"))
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), struct)
+
+
+def _digest(batch: PyTree) -> str:
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(batch):
+        array = np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        found.update(f"{trees.path_str(path)} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return found.hexdigest()[:16]

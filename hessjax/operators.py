@@ -1,0 +1,299 @@
+"""Symmetric linear operators on pytrees, and their algebra.
+
+An operator is data: a frozen dataclass registered as a pytree whose arrays are leaves and whose functions are
+static, so moving params never retrace and an ensemble is `vmap`. Knows nothing of losses; curvature.py does.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree, Real
+
+from hessjax import trees
+
+__all__ = ["Linearized", "Matrix", "Operator", "Scaled", "Shifted", "Sum", "pytree", "shift"]
+
+
+Class = TypeVar("Class", bound=type)
+
+
+def pytree(cls: Class) -> Class:
+    """Registers an operator's dataclass as a pytree: fields marked static are its structure, the others its leaves.
+
+    Rebuilt without `__init__`, whose checks are for users: cotangents are no symmetric matrices, and tree
+    transformations put shapes, booleans and placeholders where arrays were.
+    """
+    names = [f.name for f in dataclasses.fields(cls)]
+    static = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]
+    leaves = [name for name in names if name not in static]
+
+    def flatten(op):
+        return tuple(getattr(op, name) for name in leaves), tuple(getattr(op, name) for name in static)
+
+    def with_keys(op):
+        return tuple((jax.tree_util.GetAttrKey(name), getattr(op, name)) for name in leaves), flatten(op)[1]
+
+    def unflatten(structure, children):
+        op = object.__new__(cls)
+        for name, value in (*zip(static, structure), *zip(leaves, children)):
+            object.__setattr__(op, name, value)
+        return op
+
+    jax.tree_util.register_pytree_with_keys(cls, with_keys, unflatten, flatten)
+    return cls
+
+
+Scalar = int | float | np.number | Real[np.ndarray | Array, ""]
+
+
+class Operator(abc.ABC):
+    """A symmetric linear map on the space of some params.
+
+    To write one, give `like` and `product`; the algebra, checks and estimators come with it. Register it as a
+    pytree (`jax.tree_util.register_dataclass`) so that it can be an argument of compiled functions.
+
+    Example:
+      >>> op = 2 * Matrix(jnp.diag(jnp.array([1.0, 3.0]))) - Matrix(jnp.eye(2))
+      >>> op.mv(jnp.array([1.0, 1.0])).tolist()
+      [1.0, 5.0]
+    """
+
+    __array_ufunc__ = None  # NumPy scalars and arrays on the left leave the arithmetic to the operator
+
+    @property
+    @abc.abstractmethod
+    def like(self) -> PyTree:
+        """Shapes and dtypes of the vectors, as `jax.ShapeDtypeStruct` leaves."""
+
+    @abc.abstractmethod
+    def product(self, v: PyTree) -> PyTree:
+        """A v for a `v` already of the structure, shapes and dtypes of `like`."""
+
+    def mv(self, v: PyTree) -> PyTree:
+        """A v, in the dtypes of `like`; compiled once per loss and shapes, also when called from a Python loop.
+
+        Raises:
+          ValueError: `v` has another tree structure or other shapes than `like`.
+        """
+        return _product(self, trees.conform(v, self.like))
+
+    def linearized(self) -> Operator:
+        """The same operator with the work shared by all products done once; itself where there is none."""
+        return self
+
+    def defects(self) -> dict[str, tuple[Array, str]]:
+        """Relative defects only this kind of operator can have, each with its cause, for `check_operator`."""
+        return {}
+
+    @property
+    def size(self) -> int:
+        """n, the number of scalars of a vector."""
+        return trees.size(self.like)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The common dtype of the vectors' leaves."""
+        return jnp.result_type(*jax.tree.leaves(self.like))
+
+    def __matmul__(self, v: PyTree) -> PyTree:
+        return self.mv(v)
+
+    def __add__(self, other: Operator) -> Operator:
+        return Sum(self, _same_space(self, other)) if isinstance(other, Operator) else NotImplemented
+
+    def __sub__(self, other: Operator) -> Operator:
+        return Sum(self, Scaled(_same_space(self, other), -1.0)) if isinstance(other, Operator) else NotImplemented
+
+    def __mul__(self, c: Scalar) -> Operator:
+        return Scaled(self, c) if _is_scalar(c) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Operator:
+        return Scaled(self, -1.0)
+
+
+@jax.jit
+def _product(op: Operator, v: PyTree) -> PyTree:
+    return op.product(v)
+
+
+def _is_scalar(c: Any) -> bool:
+    return not isinstance(c, Operator) and jnp.ndim(c) == 0 and not jnp.iscomplexobj(c)
+
+
+def _same_space(a: Operator, b: Operator) -> Operator:
+    def space(op):
+        leaves, structure = jax.tree.flatten(op.like)
+        return structure, [leaf.shape for leaf in leaves]
+
+    if space(a) != space(b):
+        raise ValueError(f"operators act on different spaces: {a.like} and {b.like}; both need the same params.")
+    return b
+
+
+@final
+@pytree
+@dataclass(frozen=True, eq=False)
+class Matrix(Operator):
+    """A symmetric matrix as an operator on flat vectors; the bridge from NumPy, and the estimators' test bench.
+
+    Args:
+      a: [n, n], real floating and symmetric (a concrete matrix is checked).
+
+    Raises:
+      ValueError: not square, empty, or concrete and not symmetric to 100 eps of its largest entry.
+      TypeError: not real floating.
+
+    Example:
+      >>> Matrix(jnp.array([[2.0, 1.0], [1.0, 2.0]])).mv(jnp.array([1.0, -1.0])).tolist()
+      [1.0, -1.0]
+    """
+
+    a: Any
+
+    def __post_init__(self):
+        check_symmetric(self.a)
+
+    @property
+    def like(self) -> PyTree:
+        return jax.ShapeDtypeStruct(self.a.shape[-1:], jnp.result_type(self.a))
+
+    def product(self, v: PyTree) -> PyTree:
+        return jnp.matmul(jnp.asarray(self.a), v, precision="float32").astype(v.dtype)
+
+
+def check_symmetric(a: Any, *, stack: bool = False) -> None:
+    """Refuses anything but real floating symmetric [n, n] (or [..., n, n] where `stack`); values only if concrete."""
+    shape, dtype = jnp.shape(a), jnp.result_type(a)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"matrix has dtype {dtype}, wanted a real floating one; write a.astype(float).")
+    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0 or (len(shape) > 2 and not stack):
+        raise ValueError(f"matrix has shape {shape}, wanted {'[..., n, n]' if stack else '[n, n]'} with n >= 1.")
+    if isinstance(a, Tracer):
+        return
+    with jax.ensure_compile_time_eval():  # a constant met while tracing is concrete too
+        a = jnp.asarray(a)
+        largest = lambda x: jnp.max(jnp.abs(x), axis=(-1, -2), initial=0.0, where=jnp.isfinite(x))
+        defect, scale = largest(a - jnp.swapaxes(a, -1, -2)), largest(a)
+        bad = jnp.argwhere(defect > 100 * jnp.finfo(a.dtype).eps * scale)
+    if len(bad):
+        lane: tuple[int, ...] = tuple(bad[0].tolist())
+        which = f"matrix {', '.join(map(str, lane))} of the stack" if lane else "matrix"
+        raise ValueError(
+            f"{which} is not symmetric: max |a - a.T| = {float(defect[lane]):.3g}; write (a + a.T) / 2 if meant."
+        )
+
+
+@final
+@pytree
+@dataclass(frozen=True, eq=False)
+class Sum(Operator):
+    """A + B, on the space of A."""
+
+    a: Operator
+    b: Operator
+
+    @property
+    def like(self) -> PyTree:
+        return self.a.like
+
+    def product(self, v: PyTree) -> PyTree:
+        other = self.b.product(trees.conform(v, self.b.like))
+        return jax.tree.map(lambda x, y: (x + y).astype(x.dtype), self.a.product(v), other)
+
+    def linearized(self) -> Operator:
+        return Sum(self.a.linearized(), self.b.linearized())
+
+    def defects(self) -> dict[str, tuple[Array, str]]:
+        return {**self.a.defects(), **self.b.defects()}
+
+
+@final
+@pytree
+@dataclass(frozen=True, eq=False)
+class Scaled(Operator):
+    """c A for a real scalar c, which is a leaf: another c does not retrace."""
+
+    a: Operator
+    c: Any
+
+    @property
+    def like(self) -> PyTree:
+        return self.a.like
+
+    def product(self, v: PyTree) -> PyTree:
+        return trees.scale(self.c, self.a.product(v))
+
+    def linearized(self) -> Operator:
+        return Scaled(self.a.linearized(), self.c)
+
+    def defects(self) -> dict[str, tuple[Array, str]]:
+        return self.a.defects()
+
+
+@final
+@pytree
+@dataclass(frozen=True, eq=False)
+class Shifted(Operator):
+    """A + c I; made by `shift`."""
+
+    a: Operator
+    c: Any
+
+    @property
+    def like(self) -> PyTree:
+        return self.a.like
+
+    def product(self, v: PyTree) -> PyTree:
+        return trees.add(self.a.product(v), trees.scale(self.c, v))
+
+    def linearized(self) -> Operator:
+        return Shifted(self.a.linearized(), self.c)
+
+    def defects(self) -> dict[str, tuple[Array, str]]:
+        return self.a.defects()
+
+
+def shift(op: Operator, c: Scalar) -> Operator:
+    """A + c I.
+
+    Args:
+      op: the operator A.
+      c: a real scalar, in the units of A.
+
+    Raises:
+      TypeError: `c` is not a real scalar.
+
+    Example:
+      >>> shift(Matrix(jnp.eye(2)), 3.0).mv(jnp.ones(2)).tolist()
+      [4.0, 4.0]
+    """
+    if not _is_scalar(c):
+        raise TypeError(f"shift needs a real scalar, got {type(c).__name__}; for A + B write a + b.")
+    return Shifted(op, c)
+
+
+@final
+@pytree
+@dataclass(frozen=True, eq=False)
+class Linearized(Operator):
+    """A derivative taken once: `push` is what `jax.linearize` returned at `point`, its residuals leaves."""
+
+    push: Any
+    point: PyTree
+
+    @property
+    def like(self) -> PyTree:
+        return trees.structs(self.point)
+
+    def product(self, v: PyTree) -> PyTree:
+        return self.push(trees.vary_like(v, self.point))

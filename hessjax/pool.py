@@ -1,0 +1,87 @@
+"""Local workers: processes of their own on one store, each with its share of the cores.
+
+A process is the unit because XLA's thread pools and BLAS settings are a process's own. Workers share nothing but the
+store, so one that dies loses no finished unit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hessjax.config import Sweep
+from hessjax.landscapes.base import BUILT_IN
+from hessjax.progress import Progress
+from hessjax.store import Store, StoreError
+
+__all__ = ["check_shareable", "run_workers"]
+
+POLL_SECONDS = 0.5
+
+
+def check_shareable(config: Sweep, workers: int) -> None:
+    """Refuses a landscape that other processes cannot make.
+
+    Raises:
+      ValueError: the landscape is an object, or a factory, of this process.
+    """
+    if not isinstance(config.landscape, str) or (config.landscape not in BUILT_IN and ":" not in config.landscape):
+        raise ValueError(
+            f"workers={workers} needs a landscape other processes can make: a built-in name or package.module:factory; "
+            f"{config.landscape_name!r} lives in this process. Use workers=1, or put its factory in a module."
+        )
+
+
+def run_workers(config: Sweep, store: Store, *, workers: int, memory: int | None, progress: bool) -> None:
+    """Finishes the units of a store with `workers` processes, (i, n) each.
+
+    Raises:
+      StoreError: a worker failed; the message has its last line and says how to resume.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "config.json"
+        file.write_text(json.dumps(config.to_dict()))
+        logs = [Path(scratch) / f"worker-{i}.log" for i in range(workers)]
+        running = [_start(file, store.path, i, workers, memory, logs[i]) for i in range(workers)]
+        try:
+            _watch(running, store, config, progress)
+        finally:
+            for process in running:
+                process.kill() if process.poll() is None else None
+                process.wait()
+        failed = [i for i, process in enumerate(running) if process.returncode != 0]
+        if failed:
+            last = (logs[failed[0]].read_text().strip().splitlines() or ["no output"])[-1]
+            raise StoreError(
+                f"worker {failed[0]} of {workers} ended with exit code {running[failed[0]].returncode}: {last} "
+                "Finished units are kept; run the same again to resume."
+            )
+
+
+def _start(file: Path, path: Path, index: int, count: int, memory: int | None, log: Path) -> subprocess.Popen:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // count)
+    flags = f"--xla_force_host_platform_device_count={share}"
+    if share == 1:  # one core each: without this every worker's one device would run a thread per core
+        flags += " --xla_cpu_multi_thread_eigen=false"
+    # The last of two equal flags counts, so the user's others are kept and this one is ours.
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(), "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hessjax", "sweep", "--config", str(file), "--output", str(path)]
+    command += ["--worker", f"{index}/{count}", *(["--memory", str(memory // count)] if memory else [])]
+    with open(log, "w") as out:
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
+
+
+def _watch(running: list[subprocess.Popen], store: Store, config: Sweep, progress: bool) -> None:
+    rows = lambda: sum(b - a for u, ok in enumerate(store.done()) if ok for a, b in [store.span(u)])
+    begun = rows()
+    with Progress(store.num_rows - begun, config.landscape_name, enabled=progress) as bar:
+        while any(process.poll() is None for process in running):
+            time.sleep(POLL_SECONDS)
+            bar.advance(rows() - begun - bar.done)
+        bar.advance(rows() - begun - bar.done)

@@ -1,0 +1,255 @@
+"""One offline HTML page about a sweep: what was run, interactive figures, a table; and the figures as PNG beside it.
+
+A file to send to a colleague or keep for years: plotly.js is inside, and the page's own policy forbids every request.
+It computes nothing: figures come from interactive.py and plot.py, numbers from tables.py. Not a dashboard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from hessjax import interactive, panels, plot
+from hessjax.tables import by_row, done, note, num_params, number, per_time, unit, usable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["report"]
+
+_COLUMNS = {
+    "loss": "loss",
+    "error": "error",
+    "grad_norm": "gradient norm",
+    "negative": "negative",
+    "zero": "zero",
+    "positive": "positive",
+    "trace": "trace",
+    "min_eigenvalue": "smallest λ",
+    "max_eigenvalue": "largest λ",
+}
+_CAPTIONS = {
+    "negative": "Every initialisation at every measured time is a point: the share of eigenvalues below minus the "
+    "threshold, which at a critical point is its index; no point here need be critical: see the gradient norm. "
+    "Black: running median; dashed: 10 and 90 %.",
+    "positive": "The share of eigenvalues above the threshold: at a strict local minimum it would be 1.",
+    "eigenvalue_density": "Eigenvalues of all initialisations pooled at each time: share per unit of arcsinh(λ/c), c "
+    "the median threshold, so that equal widths hold equal shares at equal height (one decade is 2.3 units). "
+    "The grey band counts as zero. Below: medians by rank of the ten largest.",
+    "loss_curves": "Median over initialisations, with the 25–75 % and 5–95 % bands.",
+    "gradient_norm": "Training that is stuck need not be at zero gradient. Black: running median; dashed: 10 and 90 %.",
+    "final_distribution": "Initialisations at the last measured time. Black: median.",
+}
+
+
+def report(store_or_result: str | Path | xr.Dataset, path: str | Path) -> Path:
+    """Write one self-contained HTML page about a sweep, and its figures as PNG in a folder `<stem>_figures` beside it.
+
+    Args:
+        store_or_result: A sweep's store, or the Dataset that open_sweep returns.
+        path: An .html file, or a folder for `report.html`. Missing folders are made, an older report is replaced.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        ImportError: plotly or matplotlib is missing; the message says what to install.
+        OSError: `path` cannot be written.
+        TypeError: `store_or_result` is neither a path nor a Dataset.
+
+    Example:
+        >>> import tempfile, xarray as xr
+        >>> row = lambda *v: xr.DataArray([v], dims=("init", "time"))
+        >>> ds = xr.Dataset({"loss": row(2.0, 0.1), "grad_norm": row(1.0, 0.5), "negative": row(3, 1),
+        ...                  "positive": row(4, 6)}, {"step": ("time", [0, 9])}, {"landscape": {"num_params": 10}})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(report(ds, folder).name)
+        report.html
+    """
+    script = _plotly_js()
+    ds, path = _dataset(store_or_result).compute(), _destination(path)
+    found = panels.panels(ds)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = path.parent / f"{path.stem}_figures"
+        plot.save_all(ds, folder, found=found)
+        _write(path, _page(ds, found, folder.name, script))
+    except OSError as err:
+        raise OSError(f"cannot write the report {path}: {err.strerror or err}.") from err
+    return path
+
+
+def _plotly_js() -> str:
+    """The library itself, unable to end the script element that it is put in."""
+    try:
+        import matplotlib  # noqa: F401
+        from plotly.offline import get_plotlyjs
+    except ImportError as err:
+        raise ImportError(f"hessjax.report needs plotly and matplotlib: pip install 'hessjax[plot]' ({err}).") from err
+    return re.sub(r"</(script)", r"<\\/\1", get_plotlyjs(), flags=re.IGNORECASE)
+
+
+def _dataset(store_or_result: str | Path | xr.Dataset) -> xr.Dataset:
+    if isinstance(store_or_result, str | os.PathLike):
+        from hessjax.ensemble import open_sweep
+
+        return open_sweep(store_or_result)
+    if not hasattr(store_or_result, "data_vars"):
+        got = type(store_or_result).__name__
+        raise TypeError(f"report wants a sweep's path or the Dataset of open_sweep, got {got}.")
+    return store_or_result
+
+
+def _destination(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        if path.is_file():
+            raise OSError(f"cannot write the report into {path}: it is a file; name a folder or an .html file.")
+        path = path / "report.html"
+    if path.is_dir():
+        raise OSError(f"cannot write the report {path}: it is a folder; name a file in it.")
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing: written beside the target under another name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _page(ds: xr.Dataset, found: dict, folder: str, script: str) -> str:
+    landscape = ds.attrs.get("landscape", {})
+    title = str(ds.attrs.get("title") or "A sweep of Hessian spectra")
+    figures = {name: interactive.figure(panel) for name, panel in found.items()}
+    parts = {
+        "TITLE": escape(title),
+        "LEAD": escape(_lead(ds, landscape)),
+        "RUN": _run(ds, landscape),
+        "FIGURES": "\n".join(_figure(name, panel, folder) for name, panel in found.items()),
+        "NUMBERS": _numbers(ds),
+        "FOLDER": quote(folder),
+        "FOOT": escape(" · ".join(f"{k} {v}" for k, v in _foot(ds).items())),
+        "DATA": _json(figures),
+        "PLOTLY": script,
+    }
+    # One pass, so that nothing inside a part is taken for a placeholder.
+    template = resources.files("hessjax").joinpath("page.html").read_text(encoding="utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda match: parts[match[1]], template)
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand inside a script element: no tag, comment or entity can begin in it."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _lead(ds: xr.Dataset, landscape: dict) -> str:
+    parts = [f"{landscape['name']}" if landscape.get("name") else "", f"{num_params(ds):,} parameters", note(ds)]
+    return " · ".join([part for part in parts if part] + [f"{ds.sizes['time']} times"])
+
+
+def _run(ds: xr.Dataset, landscape: dict) -> str:
+    config, attrs = ds.attrs.get("config", {}), ds.attrs
+    finished, keep = done(ds), usable(ds)
+    lost = (~keep & finished[:, None]).any(1).sum()
+    facts = {
+        "inits done": f"{finished.sum():,} of {len(finished):,}",
+        "inits not finite to the end": f"{lost:,}",
+        "parameters": f"{num_params(ds):,}",
+        "rows of data": f"{landscape['num_rows']:,}" if landscape.get("num_rows") else None,
+        "classes": landscape.get("classes"),
+        "device": attrs.get("device"),
+        "precision": attrs.get("precision"),
+        **{name: f"{number(attrs[key])} s" for key, name in _SECONDS.items() if attrs.get(key) is not None},
+        "time per init": _time_per_init(attrs, int(finished.sum())),
+        "threshold": _threshold(ds, config),
+        "fingerprint": attrs.get("fingerprint"),
+    }
+    notes = "".join(f"<li>{escape(str(text))}</li>" for text in landscape.get("notes", ()))
+    left = f"<div><h3>Configuration</h3>{_table(config)}</div>"
+    right = f"<div><h3>Run</h3>{_table({k: v for k, v in facts.items() if v is not None})}"
+    right += f"<h3>Versions</h3>{_table(attrs.get('versions', {}))}</div>"
+    return (f'<ul class="notes">{notes}</ul>' if notes else "") + f'<div class="grid">{left}{right}</div>'
+
+
+_SECONDS = {"wall_s": "wall time", "compile_s": "compile time", "train_s": "training", "measure_s": "measuring"}
+
+
+def _time_per_init(attrs: dict, num_done: int) -> str | None:
+    """Compilation apart, where the store knows it: the time of the units, or of their parts, or what is left of all."""
+    known = {key: attrs[key] for key in ("unit_s", "train_s", "measure_s", "wall_s") if attrs.get(key) is not None}
+    if {"train_s", "measure_s"} <= set(known):
+        seconds, what = known["train_s"] + known["measure_s"], "training and measuring"
+    elif "unit_s" in known:
+        seconds, what = known["unit_s"], "training and measuring, added over workers"
+    else:
+        seconds, what = known.get("wall_s", 0) - (attrs.get("compile_s") or 0), "wall time less compile time"
+    return f"{number(1000 * seconds / num_done)} ms ({what})" if num_done and seconds > 0 else None
+
+
+def _threshold(ds: xr.Dataset, config: dict) -> str | None:
+    if "threshold" not in ds or not usable(ds).any():
+        return None
+    used = by_row(ds, "threshold")[usable(ds)]
+    norm = "the largest |Ritz value|" if config.get("measure") == "slq" else "the largest absolute row sum"
+    tol = f"{number(config['tol'])}·‖H‖" if isinstance(config.get("tol"), float | int) else "tol·‖H‖"
+    rule = f"an eigenvalue counts as zero where |λ| ≤ {tol}, with ‖H‖ {norm}"
+    return f"{rule}; used: {number(used.min())} to {number(used.max())}"
+
+
+def _table(items: dict) -> str:
+    def cell(value) -> str:
+        if value is None or value == "":
+            return "–"
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+    rows = (f"<tr><th>{escape(str(k))}</th><td>{escape(cell(v))}</td></tr>" for k, v in dict(items).items())
+    return f'<table class="facts">{"".join(rows)}</table>'
+
+
+def _figure(name: str, panel, folder: str) -> str:
+    caption = next(text for start, text in _CAPTIONS.items() if name.startswith(start))
+    if isinstance(panel, panels.Scatter) and panel.x.size > interactive.MOST:
+        caption += f" A random {interactive.MOST:,} of the {panel.x.size:,} points are drawn here; the lines use all."
+    picture = f"{quote(folder)}/{quote(name)}.png"
+    return (
+        f'<figure><h3>{escape(panel.title)}</h3><div class="plot" id="{name}"></div>'
+        f'<figcaption>{caption} <span class="note">{escape(panel.note)}. <a href="{picture}">PNG</a></span>'
+        "</figcaption></figure>"
+    )
+
+
+def _numbers(ds: xr.Dataset) -> str:
+    names = [name for name in _COLUMNS if name in ds]
+    body = []
+    for record in per_time(ds):
+        cells = [f"{record['step']:,}", f"{record['usable']:,}"]
+        cells += [_quantiles(*record[name]) for name in names]
+        share = record["certified"]
+        cells += ["–" if share is None else f"{number(100 * share)} %", f"{record['lost']:,}"]
+        body.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    units = {name: "" if unit(ds, name) == _COLUMNS[name] else escape(unit(ds, name)) for name in names}
+    heads = ["step", "inits", *(f"{_COLUMNS[name]}<small>{units[name]}</small>" for name in names)]
+    head = "".join(f"<th>{text}</th>" for text in [*heads, "certified", "not finite"])
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _quantiles(low: float, median: float, high: float) -> str:
+    if median != median:
+        return "–"
+    return f"{number(median)}<small>{number(low, 2)} … {number(high, 2)}</small>"
+
+
+def _foot(ds: xr.Dataset) -> dict:
+    versions = ds.attrs.get("versions", {})
+    return {"hessjax": versions.get("hessjax", ""), "fingerprint": ds.attrs.get("fingerprint", "–")}

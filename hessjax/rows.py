@@ -1,0 +1,78 @@
+"""Rows of a batch: how many there are, and sums over them in chunks.
+
+A batch is any pytree. Its rows run along the common leading axis of its non-scalar leaves; scalars and scalar
+PRNG keys belong to every row and pass whole. Any remainder is its own, smaller pass: no row is padded or weighted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from hessjax import trees
+
+__all__ = ["num_rows", "sum_over_chunks", "take"]
+
+
+def _has_rows(leaf) -> bool:
+    return jnp.ndim(leaf) > 0
+
+
+def num_rows(batch: PyTree) -> int:
+    """N, the common leading axis of the non-scalar leaves.
+
+    Raises:
+      ValueError: no leaf has rows, there are none, or the leaves disagree; the message lists their shapes.
+
+    Example:
+      >>> num_rows({"x": jnp.zeros((5, 2)), "y": jnp.zeros(5), "temperature": 1.0})
+      5
+    """
+    shapes = {trees.path_str(p) or "batch": jnp.shape(x) for p, x in jax.tree.leaves_with_path(batch) if _has_rows(x)}
+    counts = {shape[0] for shape in shapes.values()}
+    if not counts:
+        raise ValueError("batch has no leaf with rows; a loss without data takes batch=None.")
+    if len(counts) > 1:
+        raise ValueError(
+            f"batch leaves disagree on the number of rows: {shapes}. Every non-scalar leaf needs the same leading "
+            "axis; close the loss over arrays that are not data."
+        )
+    (count,) = counts
+    if count == 0:
+        raise ValueError(f"batch has no rows: {shapes}.")
+    return count
+
+
+def take(batch: PyTree, start: int, stop: int) -> PyTree:
+    """Rows start..stop-1; leaves without rows whole."""
+    return jax.tree.map(lambda x: x[start:stop] if _has_rows(x) else x, batch)
+
+
+def sum_over_chunks(part: Callable[[PyTree], PyTree], batch: PyTree, chunk: int | None) -> PyTree:
+    """The sum of `part(rows)` over all rows, at most `chunk` of them at a time (None: all at once).
+
+    Example:
+      >>> float(sum_over_chunks(jnp.sum, jnp.arange(7.0), 3))
+      21.0
+    """
+    count = num_rows(batch)
+    if chunk is None or chunk >= count:
+        return part(batch)
+    passes, rest = divmod(count, chunk)
+    whole = take(batch, 0, passes * chunk)
+    stacked = jax.tree.map(lambda x: jnp.reshape(x, (passes, chunk, *x.shape[1:])) if _has_rows(x) else x, whole)
+
+    def body(total, k):
+        rows = jax.tree.map(lambda x: x[k] if _has_rows(x) else x, stacked)
+        return trees.add(total, part(rows)), None
+
+    # The first pass (or the remainder) starts the sum, so that its sharding and dtype come from the data.
+    start = part(take(batch, passes * chunk, count)) if rest else part(jax.tree.map(_first, stacked))
+    return jax.lax.scan(body, start, jnp.arange(0 if rest else 1, passes))[0]
+
+
+def _first(x):
+    return x[0] if _has_rows(x) else x

@@ -1,0 +1,74 @@
+"""Eigenvalues of stacks of symmetric matrices, by whatever is right and fastest where they are.
+
+On one CPU device a stack is one LAPACK call that spreads over the cores. With several CPU devices in one process that
+call can wait for a thread of the very pool it runs on, and never return (seen in jaxlib 0.10.2: a sharded loop over
+batched `syevd`), so there the matrices of a stack go one after another; the cores are busy with other devices anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["eigh", "eigvalsh"]
+
+
+def eigvalsh(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
+    """Ascending eigenvalues of finite symmetric matrices.
+
+    Example:
+      >>> eigvalsh(jnp.stack([jnp.eye(2), -jnp.eye(2)])).tolist()
+      [[1.0, 1.0], [-1.0, -1.0]]
+    """
+    return _mapped(_values, a) if _many_cpu_devices() else jnp.linalg.eigvalsh(a)
+
+
+def eigh(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n n"]]:
+    """Ascending eigenvalues, and eigenvectors as columns, of finite symmetric matrices."""
+    return _mapped(_pairs, a) if _many_cpu_devices() else tuple(jnp.linalg.eigh(a))
+
+
+def _many_cpu_devices() -> bool:
+    return jax.default_backend() == "cpu" and jax.local_device_count() > 1
+
+
+# Under vmap these loop instead of batching; the derivatives are written out because such loops have none in reverse.
+_values_alone = jax.custom_batching.sequential_vmap(lambda a: jnp.linalg.eigvalsh(a))  # the name alone has options
+_pairs_alone = jax.custom_batching.sequential_vmap(lambda a: tuple(jnp.linalg.eigh(a)))
+
+
+@jax.custom_jvp
+def _values(a: Float[Array, "n n"]) -> Float[Array, " n"]:
+    return _values_alone(a)
+
+
+@_values.defjvp
+def _values_jvp(primals, tangents):
+    (a,), (da,) = primals, tangents
+    values, vectors = _pairs_alone(a)
+    return values, jnp.einsum("ji,jk,ki->i", vectors, da, vectors)
+
+
+@jax.custom_jvp
+def _pairs(a: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    return _pairs_alone(a)
+
+
+@_pairs.defjvp
+def _pairs_jvp(primals, tangents):
+    (a,), (da,) = primals, tangents
+    values, vectors = _pairs_alone(a)
+    rotated = vectors.T @ da @ vectors
+    apart = values[None, :] - values[:, None] + jnp.eye(len(values), dtype=values.dtype)
+    mixing = jnp.where(jnp.eye(len(values), dtype=bool), 0, rotated / apart)  # infinite where eigenvalues coincide
+    return (values, vectors), (jnp.diag(rotated), vectors @ mixing)
+
+
+def _mapped(solve: Callable, a: Float[Array, "*batch n n"]):
+    if a.ndim == 2:
+        return solve(a)
+    found = jax.lax.map(solve, a.reshape(-1, *a.shape[-2:]))
+    return jax.tree.map(lambda x: x.reshape(*a.shape[:-2], *x.shape[1:]), found)

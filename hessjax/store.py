@@ -1,0 +1,240 @@
+"""A resumable store of rows: Zarr v3 written with tensorstore, one chunk per unit, `done` flipped last.
+
+Knows no science: arrays whose first dimension is rows, written a unit at a time. A unit's write is idempotent and
+each chunk replaces its file atomically, so a unit may be computed twice but is never torn or lost. What is read back
+is data only: JSON and numbers.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+__all__ = ["Spec", "Store", "StoreError"]
+
+FORMAT = "hessjax-store-1"
+CODECS = [
+    {"name": "bytes", "configuration": {"endian": "little"}},
+    {"name": "zstd", "configuration": {"level": 3}},
+    {"name": "crc32c"},
+]
+
+
+class StoreError(ValueError):
+    """A store that cannot be made, opened or written; the message names the path and the way out."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One array: its dimensions' names, shape, dtype, and attributes such as units and long_name.
+
+    An array whose first dimension is `rows` is written by unit; any other is written whole when the store is made.
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    attrs: Mapping[str, Any]
+    values: Any = None
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store. `rows` is the name of the unit dimension, `unit` its rows per chunk."""
+
+    path: Path
+    attributes: Mapping[str, Any]
+    rows: str
+    num_rows: int
+    unit: int
+
+    @classmethod
+    def create(
+        cls, path: str | Path, arrays: Mapping[str, Spec], attributes: Mapping[str, Any], *, rows: str, unit: int
+    ) -> Store:
+        """Makes a store at `path`, or opens the one another writer made there first.
+
+        Everything is written beside `path` and renamed into place, so a store is either absent or whole.
+
+        Raises:
+          StoreError: the path is a file, cannot be written, or holds something else.
+        """
+        path = Path(path)
+        (num_rows,) = {spec.shape[0] for spec in arrays.values() if spec.dims[0] == rows and spec.values is None}
+        units = -(-num_rows // unit)
+        layout = {"format": FORMAT, "rows": rows, "num_rows": num_rows, "unit": unit}
+        done = Spec(("unit",), (units,), "uint8", {"long_name": "unit written"})
+        with _explain(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+            try:
+                building.chmod(0o755)
+                for name, spec in {**arrays, "done": done}.items():
+                    _make_array(building / name, spec, unit if spec.dims[0] == rows else 1, rows)
+                group = {"zarr_format": 3, "node_type": "group", "attributes": {**attributes, "hessjax_store": layout}}
+                (building / "zarr.json").write_text(json.dumps(group, indent=1))
+                building.rename(path)
+            except BaseException as error:
+                shutil.rmtree(building, ignore_errors=True)
+                if getattr(error, "errno", None) not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Opens an existing store.
+
+        Raises:
+          StoreError: there is none, or it is not one of ours.
+        """
+        path = Path(path)
+        with _explain(path):
+            if not path.exists():
+                raise StoreError(f"no store at {str(path)!r}.")
+            if not path.is_dir():
+                raise StoreError(f"{str(path)!r} is a file, wanted the folder of a store; choose another path.")
+            if not (path / "zarr.json").is_file():
+                raise StoreError(f"{str(path)!r} is a folder but no store: it has no zarr.json; choose another path.")
+            try:
+                attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+                layout = attributes["hessjax_store"]
+                known = layout["format"] == FORMAT
+                store = cls(path, attributes, str(layout["rows"]), int(layout["num_rows"]), int(layout["unit"]))
+            except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+                raise StoreError(f"{str(path)!r} is not a hessjax store: zarr.json, {error!r}.") from error
+            if not known:
+                raise StoreError(f"{str(path)!r} has format {layout['format']!r}, wanted {FORMAT!r}.")
+            if min(store.num_rows, store.unit) < 1 or store._array("done").shape != (store.num_units,):
+                raise StoreError(f"{str(path)!r} is not a hessjax store: its parts disagree on the number of units.")
+        return store
+
+    @property
+    def log_path(self) -> Path:
+        """NAME.events.jsonl, beside the store: inside it would be a stranger in the Zarr hierarchy."""
+        path = self.path.resolve()
+        return path.with_name(f"{path.name}.events.jsonl")
+
+    @property
+    def num_units(self) -> int:
+        """How many units the rows make; the last may be short."""
+        return -(-self.num_rows // self.unit)
+
+    def span(self, unit: int) -> tuple[int, int]:
+        """First row and past-last row of a unit."""
+        return unit * self.unit, min((unit + 1) * self.unit, self.num_rows)
+
+    def done(self) -> np.ndarray:
+        """Which units are written, [num_units] bool."""
+        with _explain(self.path):
+            return self._array("done").read().result().astype(bool)
+
+    def read(self, name: str) -> np.ndarray:
+        """A whole array."""
+        with _explain(self.path):
+            return self._array(name).read().result()
+
+    def write(self, unit: int, values: Mapping[str, np.ndarray]) -> None:
+        """Writes every array's rows of one unit, and only then marks it done.
+
+        Raises:
+          StoreError: a write failed; the unit stays not done.
+        """
+        start, stop = self.span(unit)
+        with _explain(self.path):
+            writes = [self._array(name)[start:stop].write(value) for name, value in values.items()]
+            for write in writes:
+                write.result()
+            self._array("done")[unit].write(np.uint8(1)).result()
+
+    def log(self, **event: Any) -> None:
+        """Appends one line to the log beside the store; one write, so concurrent workers' lines do not mix."""
+        with _explain(self.log_path), open(self.log_path, "a") as f:
+            f.write(json.dumps(event) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The event lines so far; a torn last line is left out."""
+        found = []
+        for line in self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else ():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return found
+
+    def _array(self, name: str) -> ts.TensorStore:
+        return ts.open({"driver": "zarr3", "kvstore": _kvstore(self.path / name)}, open=True).result()
+
+
+def _kvstore(path: Path) -> dict[str, str]:
+    return {"driver": "file", "path": f"{path.resolve()}/"}
+
+
+def _make_array(path: Path, spec: Spec, first_chunk: int, rows: str) -> None:
+    floating = np.issubdtype(np.dtype(spec.dtype), np.floating)
+    chunk = [first_chunk, *spec.shape[1:]] if spec.dims[0] in (rows, "unit") else list(spec.shape)
+    array = ts.open(
+        {
+            "driver": "zarr3",
+            "kvstore": _kvstore(path),
+            "metadata": {
+                "shape": list(spec.shape),
+                "data_type": spec.dtype,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(c, 1) for c in chunk]}},
+                "codecs": CODECS,
+                "fill_value": "NaN" if floating else (False if spec.dtype == "bool" else 0),
+                "dimension_names": list(spec.dims),
+                "attributes": dict(spec.attrs),
+            },
+        },
+        create=True,
+    ).result()
+    if spec.values is not None:
+        array.write(np.asarray(spec.values, spec.dtype)).result()
+
+
+class _explain:
+    """Turns what the file system refuses into one line that names the path."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if isinstance(error, StoreError) or not isinstance(error, OSError | ValueError | RuntimeError):
+            return False
+        text = str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "part of that path is a file; choose another"
+        elif isinstance(error, PermissionError) or "permission denied" in text.lower():
+            reason = "no permission to write there; choose another path"
+        elif getattr(error, "errno", None) == errno.EROFS or "read-only file system" in text.lower():
+            reason = "the file system is read-only; choose another path"
+        elif getattr(error, "errno", None) == errno.ENOSPC or _full(text.lower()):
+            reason = "the disk is full; free some space and run the same again: finished units are kept"
+        else:
+            reason = text.splitlines()[0] if text else kind.__name__
+        raise StoreError(f"store {str(self.path)!r}: {reason}.") from error
+
+
+def _full(text: str) -> bool:
+    return "no space left" in text or "quota exceeded" in text or "file too large" in text
+
+
+def free_bytes(path: str | Path) -> int:
+    """Bytes free where `path` is or will be."""
+    folder = Path(path).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder if folder.is_dir() else os.fspath(folder.parent)).free

@@ -1,0 +1,173 @@
+"""Vector algebra on pytrees: what Krylov methods need, without ravelling.
+
+A vector is any pytree of real floating arrays; a flat array is a pytree of one leaf, so shardings survive.
+Scalars are accumulated in at least float32. Knows nothing of losses, operators or data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Key, PyTree
+
+__all__ = [
+    "add",
+    "cast",
+    "check_params",
+    "conform",
+    "dot",
+    "norm",
+    "path_str",
+    "rademacher_like",
+    "ravel",
+    "scalar_dtype",
+    "scale",
+    "size",
+    "structs",
+    "vary_like",
+]
+
+
+def path_str(path: tuple[Any, ...]) -> str:
+    """A tree path in the form "a/b/kernel".
+
+    Example:
+      >>> path_str(jax.tree.flatten_with_path({"a": {"kernel": 1.0}})[0][0][0])
+      'a/kernel'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def structs(tree: PyTree) -> PyTree:
+    """The shapes and dtypes of a tree, as `jax.ShapeDtypeStruct` leaves."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
+
+def size(tree: PyTree) -> int:
+    """Number of scalars in a tree.
+
+    Example:
+      >>> size({"a": jnp.zeros((2, 3)), "b": jnp.zeros(4)})
+      10
+    """
+    return sum(int(leaf.size) for leaf in jax.tree.leaves(structs(tree)))
+
+
+def scalar_dtype(tree: PyTree) -> jnp.dtype:
+    """The dtype in which scalars of `tree` are accumulated: float64 where x64 is on, else its own or float32."""
+    least = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
+    return jnp.promote_types(jnp.result_type(*jax.tree.leaves(tree)), least)
+
+
+def check_params(tree: PyTree, what: str = "params") -> None:
+    """Refuses trees that are not vectors of real floating numbers.
+
+    Raises:
+      ValueError: the tree has no leaves, or no scalars.
+      TypeError: a leaf is not a real floating array; the message says how to partition it off.
+    """
+    leaves = jax.tree.flatten_with_path(tree)[0]
+    if not leaves:
+        raise ValueError(f"{what} is an empty tree: there is nothing to differentiate; pass a pytree of float arrays.")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and isinstance(leaf, int | float) and not isinstance(leaf, bool):
+            dtype = jnp.result_type(leaf)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            got = type(leaf).__name__ if dtype is None else str(dtype)
+            raise TypeError(
+                f"{what} leaf {path_str(path)!r} is {got}, wanted a real floating array. Partition it off: "
+                "keep it in batch, or close over it, e.g. loss = lambda p, batch: full_loss({**p, **fixed}, batch)."
+            )
+    if size(tree) == 0:
+        raise ValueError(f"{what} holds no scalars: every leaf has size 0.")
+
+
+def conform(v: PyTree, like: PyTree, what: str = "v") -> PyTree:
+    """`v` as a vector of the space of `like`, cast to its dtypes.
+
+    Raises:
+      ValueError: structure or shapes differ; the message names the first leaf that does.
+    """
+    want, got = jax.tree.structure(like), jax.tree.structure(v)
+    if want != got:
+        raise ValueError(f"{what} has tree structure {got}, wanted that of the operator's params, {want}.")
+
+    def leaf(path, x, struct):
+        if jnp.shape(x) != struct.shape:
+            raise ValueError(f"{what} leaf {path_str(path)!r} has shape {jnp.shape(x)}, wanted {struct.shape}.")
+        return jnp.asarray(x, struct.dtype)
+
+    return jax.tree.map_with_path(leaf, v, like)
+
+
+def vary_like(v: PyTree, like: PyTree) -> PyTree:
+    """`v`, marked as varying over the mesh axes that `like` varies over; the identity outside `jax.shard_map`.
+
+    A select takes the union of its operands' axes on every version of jax (the names for saying it have changed
+    twice), keeps NaN in `like` out, and is folded away when compiled.
+    """
+    return jax.tree.map(lambda x, other: jnp.where(False, other, x), v, like)
+
+
+def dot(u: PyTree, v: PyTree) -> Float[Array, ""]:
+    """The inner product u . v, accumulated in at least float32.
+
+    Example:
+      >>> float(dot({"a": jnp.ones(3)}, {"a": jnp.arange(3.0)}))
+      3.0
+    """
+    dtype = scalar_dtype(u)
+    leaf = lambda a, b: jnp.sum(a.astype(dtype) * b.astype(dtype))
+    return sum(jax.tree.leaves(jax.tree.map(leaf, u, v)), start=jnp.zeros((), dtype))
+
+
+def norm(v: PyTree) -> Float[Array, ""]:
+    """The Euclidean norm of v, in at least float32."""
+    return jnp.sqrt(dot(v, v))
+
+
+def add(u: PyTree, v: PyTree) -> PyTree:
+    """u + v, leaf by leaf."""
+    return jax.tree.map(jnp.add, u, v)
+
+
+def scale(c: Any, v: PyTree) -> PyTree:
+    """c v, in the dtype of v."""
+    return jax.tree.map(lambda leaf: (c * leaf).astype(leaf.dtype), v)
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Floating leaves in `dtype`; every other leaf (integers, keys, booleans) as it is."""
+
+    def leaf(x):
+        floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.asarray(x, dtype) if floating or isinstance(x, float) else x
+
+    return jax.tree.map(leaf, tree)
+
+
+def draw_like(draw: Callable, key: Key[Array, ""], like: PyTree) -> PyTree:
+    """A random tree shaped like `like`: `draw(key, shape, dtype)` per leaf, with a key of its own."""
+    leaves, structure = jax.tree.flatten(like)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten([draw(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+
+
+def normal_like(key: Key[Array, ""], like: PyTree) -> PyTree:
+    """Independent standard normals shaped like `like`."""
+    return draw_like(jax.random.normal, key, like)
+
+
+def rademacher_like(key: Key[Array, ""], like: PyTree) -> PyTree:
+    """Independent random signs shaped like `like`."""
+    return draw_like(jax.random.rademacher, key, like)
+
+
+def ravel(tree: PyTree) -> tuple[Float[Array, " n"], Callable[[Array], PyTree]]:
+    """The tree as one flat array, in `ravel_pytree` order, and the way back; for dense code only."""
+    return ravel_pytree(tree)

@@ -1,0 +1,61 @@
+"""The suite's process: 8 virtual CPU devices, one BLAS thread, types checked, compiled programs cached on disk."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
+
+CACHE = Path(os.environ.get("HESSJAX_TEST_CACHE", Path(tempfile.gettempdir()) / f"hessjax-xla-{os.getuid()}"))
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# Shapes and dtypes in signatures are checked by beartype here, and cost nothing in use.
+install_import_hook("hessjax", "beartype.beartype")
+
+settings.register_profile("hessjax", derandomize=True, deadline=None, max_examples=25, database=None)
+settings.load_profile("hessjax")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Each floating dtype in turn, x64 switched to match and put back."""
+    with x64(request.param == "float64"):
+        yield request.param
+
+
+@pytest.fixture
+def float64():
+    """x64 on for one test."""
+    with x64(True):
+        yield "float64"
+
+
+@pytest.fixture
+def untyped():
+    """The signatures unchecked, as a user has them: for tests of the package's own answers to bad input."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
+
+
+class x64:
+    """`with x64(True):` on every supported jax, whose own context manager moved between versions."""
+
+    def __init__(self, on):
+        self.on = on
+
+    def __enter__(self):
+        self.before = jax.config.read("jax_enable_x64")
+        jax.config.update("jax_enable_x64", self.on)
+
+    def __exit__(self, *_):
+        jax.config.update("jax_enable_x64", self.before)

@@ -1,0 +1,80 @@
+"""The algebra of operators against that of their matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hessjax as hj
+
+A = np.array([[2.0, 1.0, 0.0], [1.0, -1.0, 0.5], [0.0, 0.5, 3.0]], "float32")
+B = np.diag(np.array([1.0, 0.0, -2.0], "float32"))
+V = np.array([1.0, -1.0, 2.0], "float32")
+
+
+@given(c=st.floats(-4, 4), d=st.floats(-4, 4))
+def test_any_expression_is_that_of_the_matrices(c, d):
+    a, b = hj.Matrix(A), hj.Matrix(B)
+    op = hj.shift(c * a - b * d, 0.5) + (-a)
+    want = c * A - d * B + 0.5 * np.eye(3) - A
+    np.testing.assert_allclose(op @ V, want @ V, atol=1e-4)
+    np.testing.assert_allclose(hj.dense(op), want, atol=1e-5)
+
+
+def test_scalars_may_be_python_numpy_or_traced():
+    product = jax.jit(lambda c: (c * hj.Matrix(A)).mv(V))
+    for c in (2, 2.0, np.float64(2.0), np.float32(2.0), jnp.array(2.0)):
+        np.testing.assert_allclose((c * hj.Matrix(A)).mv(V), 2 * A @ V)
+        np.testing.assert_allclose(product(c), 2 * A @ V, rtol=1e-6)
+        assert (c * hj.Matrix(A)).mv(V).dtype == jnp.float32
+
+
+def test_linearized_expressions_are_the_same_operator():
+    hessian = hj.Hessian(lambda p: jnp.sum(p**4), jnp.array([1.0, 2.0, 3.0]))
+    op = hj.shift(2.0 * hessian - hj.Matrix(B), 1.0)
+    np.testing.assert_allclose(op.linearized().mv(V), op.mv(V), rtol=1e-6)
+
+
+def test_operators_on_different_spaces_do_not_add():
+    with pytest.raises(ValueError, match="different spaces"):
+        hj.Matrix(A) + hj.Matrix(np.eye(2, dtype="float32"))
+    tree = hj.Hessian(lambda p: p["x"] @ p["x"], {"x": jnp.ones(3)})
+    with pytest.raises(ValueError, match="different spaces"):
+        tree + hj.Matrix(A)
+
+
+@pytest.mark.parametrize("bad", [1.0, "a", None, V])
+def test_only_operators_add(bad, untyped):
+    with pytest.raises(TypeError):
+        hj.Matrix(A) + bad
+
+
+@pytest.mark.parametrize("bad", [hj.Matrix(B), V, 1j])
+def test_only_real_scalars_multiply_and_shift(bad, untyped):
+    with pytest.raises(TypeError):
+        hj.Matrix(A) * bad
+    with pytest.raises(TypeError, match="shift needs a real scalar"):
+        hj.shift(hj.Matrix(A), bad)
+
+
+def test_a_users_operator_is_two_methods():
+    from dataclasses import dataclass
+
+    @jax.tree_util.register_dataclass
+    @dataclass(frozen=True)
+    class Diagonal(hj.Operator):
+        d: jax.Array
+
+        @property
+        def like(self):
+            return jax.ShapeDtypeStruct(self.d.shape, self.d.dtype)
+
+        def product(self, v):
+            return self.d * v
+
+    op = Diagonal(jnp.array([3.0, -1.0, 0.0]))
+    assert hj.check_operator(op, jax.random.key(0)).ok
+    assert hj.eigvalsh(op).tolist() == [-1.0, 0.0, 3.0]
+    assert hj.inertia(op - 2 * op, tol=1e-6).negative == 1

@@ -63,16 +63,10 @@ def sum_over_chunks(part: Callable[[PyTree], PyTree], batch: PyTree, chunk: int 
         return part(batch)
     passes, rest = divmod(count, chunk)
     whole = take(batch, 0, passes * chunk)
-    stacked = jax.tree.map(lambda x: jnp.reshape(x, (passes, chunk, *x.shape[1:])) if _has_rows(x) else x, whole)
-
-    def body(total, k):
-        rows = jax.tree.map(lambda x: x[k] if _has_rows(x) else x, stacked)
-        return trees.add(total, part(rows)), None
-
+    # Pass k takes rows k, k + passes, ...: where rows are spread over devices, every device then has a share of it.
+    folded = jax.tree.map(lambda x: jnp.reshape(x, (chunk, passes, *x.shape[1:])) if _has_rows(x) else x, whole)
+    nth = lambda k: jax.tree.map(lambda x: x[:, k] if _has_rows(x) else x, folded)
     # The first pass (or the remainder) starts the sum, so that its sharding and dtype come from the data.
-    start = part(take(batch, passes * chunk, count)) if rest else part(jax.tree.map(_first, stacked))
+    start = part(take(batch, passes * chunk, count)) if rest else part(nth(0))
+    body = lambda total, k: (trees.add(total, part(nth(k))), None)
     return jax.lax.scan(body, start, jnp.arange(0 if rest else 1, passes))[0]
-
-
-def _first(x):
-    return x[0] if _has_rows(x) else x

@@ -22,7 +22,7 @@ from hessjax.figures import (
     running_median,
     step_axis,
 )
-from hessjax.tables import by_row, label, note, num_params, number, rows, usable
+from hessjax.tables import SHORT, by_row, label, note, num_params, number, rows, usable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,18 +43,7 @@ __all__ = [
 ]
 
 SIGNS = {"negative": "below −threshold", "positive": "above the threshold"}
-HOVER = {
-    "init": "init",
-    "step": "step",
-    "loss": "loss",
-    "error": "error",
-    "grad_norm": "gradient norm",
-    "negative": "negative",
-    "zero": "zero",
-    "positive": "positive",
-    "min_eigenvalue": "smallest λ",
-    "max_eigenvalue": "largest λ",
-}
+HOVER = {"init": "init", "step": "step", **SHORT}
 NUM_OUTLIERS = 10
 NOTHING = "No usable rows"
 

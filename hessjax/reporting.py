@@ -16,24 +16,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hessjax import interactive, panels, plot
-from hessjax.tables import by_row, done, note, num_params, number, per_time, unit, usable
+from hessjax.tables import SHORT, by_row, done, note, num_params, number, per_time, unit, usable
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["report"]
 
-_COLUMNS = {
-    "loss": "loss",
-    "error": "error",
-    "grad_norm": "gradient norm",
-    "negative": "negative",
-    "zero": "zero",
-    "positive": "positive",
-    "trace": "trace",
-    "min_eigenvalue": "smallest λ",
-    "max_eigenvalue": "largest λ",
-}
 _CAPTIONS = {
     "negative": "Every initialisation at every measured time is a point: the share of eigenvalues below minus the "
     "threshold, which at a critical point is its index; no point here need be critical: see the gradient norm. "
@@ -230,7 +219,7 @@ def _figure(name: str, panel, folder: str) -> str:
 
 
 def _numbers(ds: xr.Dataset) -> str:
-    names = [name for name in _COLUMNS if name in ds]
+    names = [name for name in SHORT if name in ds]
     body = []
     for record in per_time(ds):
         cells = [f"{record['step']:,}", f"{record['usable']:,}"]
@@ -238,8 +227,8 @@ def _numbers(ds: xr.Dataset) -> str:
         share = record["certified"]
         cells += ["–" if share is None else f"{number(100 * share)} %", f"{record['lost']:,}"]
         body.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    units = {name: "" if unit(ds, name) == _COLUMNS[name] else escape(unit(ds, name)) for name in names}
-    heads = ["step", "inits", *(f"{_COLUMNS[name]}<small>{units[name]}</small>" for name in names)]
+    units = {name: "" if unit(ds, name) == SHORT[name] else escape(unit(ds, name)) for name in names}
+    heads = ["step", "inits", *(f"{SHORT[name]}<small>{units[name]}</small>" for name in names)]
     head = "".join(f"<th>{text}</th>" for text in [*heads, "certified", "not finite"])
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 

@@ -16,7 +16,20 @@ from hessjax.figures import quantile_bands, scientific
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["by_row", "done", "label", "note", "num_params", "number", "per_time", "rows", "shorten", "unit", "usable"]
+__all__ = ["SHORT", "by_row", "done", "label", "note", "num_params", "number", "per_time", "rows", "shorten", "unit", "usable"]
+
+# The numbers of a row that tables and tooltips show, in their order, and what to call them there.
+SHORT = {
+    "loss": "loss",
+    "error": "error",
+    "grad_norm": "gradient norm",
+    "negative": "negative",
+    "zero": "zero",
+    "positive": "positive",
+    "trace": "trace",
+    "min_eigenvalue": "smallest λ",
+    "max_eigenvalue": "largest λ",
+}
 
 
 def number(value: float | np.number, digits: int = 3) -> str:

@@ -101,13 +101,14 @@ def _cpu_name() -> str:
 
 
 def lane_mesh(width: int) -> Any:
-    """A one-axis mesh "lane" over the most local devices that divide `width` inits evenly."""
+    """A one-axis mesh "lane" over the fewest local devices that give none more of `width` inits than it must have."""
     import jax
     import numpy as np
     from jax.sharding import AxisType, Mesh
 
     local = jax.local_devices()
-    count = max(d for d in range(1, len(local) + 1) if width % d == 0)
+    share = -(-width // len(local))
+    count = -(-width // share)
     return Mesh(np.array(local[:count]), ("lane",), axis_types=(AxisType.Auto,))
 
 

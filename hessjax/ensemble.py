@@ -162,8 +162,8 @@ def _log(store: Store, event: str, **fields: Any) -> None:
 def open_sweep(path: str | Path) -> xarray.Dataset:
     """The rows of a sweep's store, finished or not, as an xarray.Dataset.
 
-    Dimensions init, time, eigenvalue; coordinates init, step (time) and done (init): rows not done yet hold NaN and
-    0. Attributes: config, landscape, versions, device, precision, wall_s, compile_s, num_done. Each variable has
+    Dimensions init, time, eigenvalue; coordinates init, step (time) and done (init): rows not done yet hold NaN,
+    counts and status -1. Attributes: config, landscape, versions, device, precision, wall_s, compile_s, num_done. Each variable has
     long_name and units. Arrays are read when used.
 
     Args:
@@ -182,12 +182,12 @@ def open_sweep(path: str | Path) -> xarray.Dataset:
     """
     try:
         import xarray
-        from zarr.storage import LocalStore
+        import zarr
     except ImportError as error:
         raise ImportError("reading a store needs xarray and zarr; pip install 'hessjax[io]'.") from error
     store = Store.open(path)
     # As a store, not a path: zarr reads a path as a URL, and a per cent sign or a hash in it as an escape.
-    ds = xarray.open_zarr(LocalStore(store.path, read_only=True), consolidated=False, chunks=None)
+    ds = xarray.open_zarr(zarr.storage.LocalStore(store.path, read_only=True), consolidated=False, chunks=None)
     done = np.repeat(store.done(), store.unit)[: store.num_rows]
     ds = ds.drop_vars("done").assign_coords(done=("init", done, {"long_name": "row computed"}))
     ds = ds.set_coords(["init", "step"])

@@ -130,6 +130,7 @@ class Lanes:
         self.memory = memory or memory_available() // 2
         self.width = min(config.lane_width, config.num_inits)
         self.mesh = lane_mesh(self.width)
+        self._padded = -(-self.width // self.mesh.size) * self.mesh.size  # the same share for every device
         optimizer = make_optimizer(
             config.optimizer,
             config.learning_rate,
@@ -162,7 +163,7 @@ class Lanes:
         return self.trainer.advance(state, self._key(init, 1), start, stop)
 
     @cached_property
-    def _run_start(self) -> Callable[[Int[Array, " width"]], TrainState]:
+    def _run_start(self) -> Callable[[Int[Array, " padded"]], TrainState]:
         """The starting program. The pilot and the checks use it too: random draws take longest to compile."""
         return jax.jit(self._sharded(jax.vmap(self._start), False))
 
@@ -171,9 +172,9 @@ class Lanes:
         """Params of init 0."""
         return jax.tree.map(lambda x: jnp.array(x[0]), self._run_start(self._numbers(0)).params)
 
-    def _numbers(self, first: int) -> Int[Array, " width"]:
+    def _numbers(self, first: int) -> Int[Array, " padded"]:
         """Numbers of the inits of a lane; past the last init they repeat it."""
-        return jnp.asarray(np.minimum(np.arange(first, first + self.width), self.config.num_inits - 1))
+        return jnp.asarray(np.minimum(np.arange(first, first + self._padded), self.config.num_inits - 1))
 
     def _measure(self, params: PyTree) -> dict[str, Array]:
         return measure(
@@ -234,7 +235,8 @@ class Lanes:
             state = self._run_advance(state, inits, jnp.int32(now), jnp.int32(step)) if step > now else state
             rows.append(self._run_measure(state.params))
             now = step
-        return {name: np.stack([np.asarray(row[name]) for row in rows], axis=1) for name in rows[0]}
+        kept = slice(self.width)
+        return {name: np.stack([np.asarray(row[name])[kept] for row in rows], axis=1) for name in rows[0]}
 
     def steps(self) -> list[int]:
         """The measured steps: given, or placed by `spacing`."""
@@ -257,7 +259,7 @@ class Lanes:
 
     def _pilot(self) -> Float[Array, " steps"]:
         """Median loss of the first 32 inits' training at every step."""
-        lanes = [self._run_start(jnp.asarray(np.arange(a, a + self.width))) for a in range(0, PILOT, self.width)]
+        lanes = [self._run_start(jnp.asarray(np.arange(a, a + self._padded))) for a in range(0, PILOT, self._padded)]
         starts = jax.tree.map(lambda *x: jnp.concatenate([np.asarray(part) for part in x])[:PILOT], *lanes)
         losses = lambda state, i: self.trainer.losses(state, self._key(i, 1), self.config.num_steps)
         return jnp.nanmedian(jax.jit(jax.vmap(losses))(starts, jnp.arange(PILOT)), axis=0)

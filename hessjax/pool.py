@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
+
 from hessjax.config import Sweep
 from hessjax.landscapes.base import BUILT_IN
 from hessjax.progress import Progress
@@ -25,11 +27,17 @@ POLL_SECONDS = 0.5
 
 
 def check_shareable(config: Sweep, workers: int) -> None:
-    """Refuses a landscape that other processes cannot make.
+    """Refuses a landscape that other processes cannot make, and devices they cannot share.
 
     Raises:
-      ValueError: the landscape is an object, or a factory, of this process.
+      ValueError: the landscape is an object, or a factory, of this process; or jax runs on an accelerator, whose
+        memory this process holds.
     """
+    if (platform := jax.default_backend()) != "cpu":
+        raise ValueError(
+            f"workers={workers} are processes that share CPU cores; on {platform} one process drives every local "
+            "device: use workers=1, or one --worker I/N a host."
+        )
     if not isinstance(config.landscape, str) or (config.landscape not in BUILT_IN and ":" not in config.landscape):
         raise ValueError(
             f"workers={workers} needs a landscape other processes can make: a built-in name or package.module:factory; "

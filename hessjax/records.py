@@ -47,7 +47,8 @@ def arrays(lanes: Lanes, *, steps: Sequence[int]) -> dict[str, Spec]:
     }
     for name, (dtype, long_name, units) in table.items():
         attrs = {"long_name": long_name, "units": units}
-        found[name] = Spec(("init", "time"), (inits, len(steps)), dtype or config.dtype, attrs)
+        fill = -1 if (dtype or "").startswith("int") else None  # 0 would be a count, or "ok"
+        found[name] = Spec(("init", "time"), (inits, len(steps)), dtype or config.dtype, attrs, fill=fill)
     if config.measure == "spectrum":
         shape = (inits, len(steps), lanes.num_params)
         attrs = {"long_name": "Hessian eigenvalue", "units": CURVATURE}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -39,6 +40,7 @@ class Spec:
     """One array: its dimensions' names, shape, dtype, and attributes such as units and long_name.
 
     An array whose first dimension is `rows` is written by unit; any other is written whole when the store is made.
+    `fill` is what reads where nothing was written; None: NaN, False or 0, as the dtype has it.
     """
 
     dims: tuple[str, ...]
@@ -46,6 +48,12 @@ class Spec:
     dtype: str
     attrs: Mapping[str, Any]
     values: Any = None
+    fill: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array before compression."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,8 @@ class Store:
         Everything is written beside `path` and renamed into place, so a store is either absent or whole.
 
         Raises:
-          StoreError: the path is a file, cannot be written, or holds something else.
+          StoreError: the path is a file, cannot be written, or holds something else; or the disk has less room
+            than the arrays may come to take.
         """
         path = Path(path)
         (num_rows,) = {spec.shape[0] for spec in arrays.values() if spec.dims[0] == rows and spec.values is None}
@@ -76,6 +85,7 @@ class Store:
         done = Spec(("unit",), (units,), "uint8", {"long_name": "unit written"})
         with _explain(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _check_room(path, sum(spec.nbytes for spec in arrays.values()))
             building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
             try:
                 building.chmod(0o755)
@@ -180,7 +190,7 @@ def _kvstore(path: Path) -> dict[str, str]:
 
 
 def _make_array(path: Path, spec: Spec, first_chunk: int, rows: str) -> None:
-    floating = np.issubdtype(np.dtype(spec.dtype), np.floating)
+    usual = "NaN" if np.issubdtype(np.dtype(spec.dtype), np.floating) else np.zeros((), spec.dtype).item()
     chunk = [first_chunk, *spec.shape[1:]] if spec.dims[0] in (rows, "unit") else list(spec.shape)
     array = ts.open(
         {
@@ -191,7 +201,7 @@ def _make_array(path: Path, spec: Spec, first_chunk: int, rows: str) -> None:
                 "data_type": spec.dtype,
                 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(c, 1) for c in chunk]}},
                 "codecs": CODECS,
-                "fill_value": "NaN" if floating else (False if spec.dtype == "bool" else 0),
+                "fill_value": usual if spec.fill is None else spec.fill,
                 "dimension_names": list(spec.dims),
                 "attributes": dict(spec.attrs),
             },
@@ -230,6 +240,15 @@ class _explain:
 
 def _full(text: str) -> bool:
     return "no space left" in text or "quota exceeded" in text or "file too large" in text
+
+
+def _check_room(path: Path, wanted: int) -> None:
+    free = free_bytes(path)
+    if wanted > free:
+        raise StoreError(
+            f"store {str(path)!r} may come to take {wanted / 2**30:.4g} GiB, and {free / 2**30:.4g} GiB are free "
+            "there; choose another path, or store less."
+        )
 
 
 def free_bytes(path: str | Path) -> int:

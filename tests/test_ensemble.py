@@ -93,6 +93,9 @@ def test_an_interrupted_sweep_resumes_without_recomputing_or_losing_a_unit(whole
     assert partial.attrs["num_done"] == 4
     assert np.isnan(partial["eigenvalues"][4:]).all()
     assert np.isfinite(partial["eigenvalues"][:4]).all()
+    for name in ("negative", "zero", "positive", "status"):  # what is not known is neither a count nor "ok"
+        assert (partial[name][4:] == -1).all()
+        assert (partial[name][:4] >= 0).all()
     before = {p: p.stat().st_mtime_ns for p in path.glob("*/c/[01]*") if p.is_file()}
     before |= {p: p.stat().st_mtime_ns for p in path.glob("*/c/[01]/**/*") if p.is_file()}
     run(config_of(), path)

@@ -143,6 +143,14 @@ def test_past_the_last_init_a_lane_repeats_it():
         assert_array_equal(value[1:], np.repeat(value[:1], 3, axis=0), err_msg=name)
 
 
+def test_a_width_that_devices_do_not_divide_uses_them_and_keeps_its_inits():
+    odd = lanes_of(num_inits=11, lane_width=11)
+    assert odd.mesh.size == 6  # two inits each, as with all eight
+    rows, even = run(odd, [0]), run(lanes_of(num_inits=11, lane_width=8), [0])
+    assert_array_equal(rows["loss"][:8], even["loss"])
+    assert {value.shape[0] for value in rows.values()} == {11}
+
+
 def test_one_device_and_eight_agree_to_rounding():
     """At step 0, where nothing has had time to amplify: c eps n ||H||."""
     wide, narrow = lanes_of(num_inits=8, lane_width=8), lanes_of(num_inits=8, lane_width=1)

@@ -26,6 +26,13 @@ def where_the_users_module_is(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
 
 
+def test_an_accelerator_is_not_shared_between_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match=r"workers=2 .* on gpu one process drives every local device: use workers=1"):
+        sweep(CONFIG, tmp_path / "a.zarr", workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_workers_make_the_rows_of_one(tmp_path, capsys):
     one = sweep(CONFIG, tmp_path / "one.zarr", progress=False)
     two = sweep(CONFIG, tmp_path / "two.zarr", workers=2)

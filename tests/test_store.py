@@ -408,6 +408,23 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
     refused(caught, "events.jsonl")
 
 
+def test_a_store_that_cannot_fit_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "free_bytes", lambda path: 2**30)
+    arrays = {"x": Spec(("row", "wide"), (2**20, 257), "float32", {})}
+    with pytest.raises(StoreError, match="may come to take 1.004 GiB, and 1 GiB are free") as caught:
+        Store.create(tmp_path / "a.zarr", arrays, {}, rows="row", unit=1024)
+    refused(caught, "choose another path, or store less")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_written_reads_as_its_fill(tmp_path):
+    arrays = {n: Spec(("row",), (2,), "int8", {}, fill=f) for n, f in (("usual", None), ("given", -1))}
+    store = Store.create(tmp_path / "a.zarr", arrays, {}, rows="row", unit=1)
+    store.write(1, {name: np.ones(1, "int8") for name in arrays})
+    assert store.read("usual").tolist() == [0, 1]
+    assert store.read("given").tolist() == [-1, 1]
+
+
 def test_free_bytes_are_those_of_the_nearest_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     free = shutil.disk_usage(tmp_path).free

@@ -123,7 +123,8 @@ def eigvalsh(x: Operator | Float[Any, "*batch n n"]) -> Float[Array, "*batch n"]
     """All eigenvalues, ascending, of an operator or of every matrix of a stack.
 
     Args:
-      x: an operator (assembled first) or symmetric [..., n, n]; bfloat16 and float16 are lifted to float32.
+      x: an operator (assembled first) or symmetric [..., n, n]; bfloat16 and float16 are lifted to float32. As
+        everywhere in JAX, NumPy's float64 is float32 unless x64 is on.
 
     Returns:
       Eigenvalues in the units of x; NaN throughout for a matrix with NaN or inf, the other lanes untouched.

@@ -163,8 +163,8 @@ def open_sweep(path: str | Path) -> xarray.Dataset:
     """The rows of a sweep's store, finished or not, as an xarray.Dataset.
 
     Dimensions init, time, eigenvalue; coordinates init, step (time) and done (init): rows not done yet hold NaN,
-    counts and status -1. Attributes: config, landscape, versions, device, precision, wall_s, compile_s, num_done. Each variable has
-    long_name and units. Arrays are read when used.
+    counts and status -1. Attributes: config, landscape, versions, device, precision, wall_s, compile_s, num_done.
+    Each variable has long_name and units. Arrays are read when used.
 
     Args:
       path: folder of the store.
@@ -182,7 +182,7 @@ def open_sweep(path: str | Path) -> xarray.Dataset:
     """
     try:
         import xarray
-        import zarr
+        import zarr.storage
     except ImportError as error:
         raise ImportError("reading a store needs xarray and zarr; pip install 'hessjax[io]'.") from error
     store = Store.open(path)

@@ -246,14 +246,20 @@ def _check_room(path: Path, wanted: int) -> None:
     free = free_bytes(path)
     if wanted > free:
         raise StoreError(
-            f"store {str(path)!r} may come to take {wanted / 2**30:.4g} GiB, and {free / 2**30:.4g} GiB are free "
-            "there; choose another path, or store less."
+            f"store {str(path)!r} may come to take {_spell(wanted)}, and {_spell(free)} are free there; "
+            "choose another path, or store less."
         )
 
 
-def free_bytes(path: str | Path) -> int:
-    """Bytes free where `path` is or will be."""
+def _spell(size: int | float) -> str:
+    power, unit = max((p, u) for p, u in ((0, "bytes"), (10, "KiB"), (20, "MiB"), (30, "GiB")) if size >= 2**p or not p)
+    return f"{size / 2**power:,.4g} {unit}"
+
+
+def free_bytes(path: str | Path) -> int | float:
+    """Bytes free where `path` is or will be; inf where the file system does not say."""
     folder = Path(path).resolve()
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder if folder.is_dir() else os.fspath(folder.parent)).free
+    usage = shutil.disk_usage(folder if folder.is_dir() else os.fspath(folder.parent))
+    return usage.free if usage.total else math.inf

@@ -16,7 +16,20 @@ from hessjax.figures import quantile_bands, scientific
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SHORT", "by_row", "done", "label", "note", "num_params", "number", "per_time", "rows", "shorten", "unit", "usable"]
+__all__ = [
+    "SHORT",
+    "by_row",
+    "done",
+    "label",
+    "note",
+    "num_params",
+    "number",
+    "per_time",
+    "rows",
+    "shorten",
+    "unit",
+    "usable",
+]
 
 # The numbers of a row that tables and tooltips show, in their order, and what to call them there.
 SHORT = {

@@ -411,7 +411,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
 def test_a_store_that_cannot_fit_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "free_bytes", lambda path: 2**30)
     arrays = {"x": Spec(("row", "wide"), (2**20, 257), "float32", {})}
-    with pytest.raises(StoreError, match="may come to take 1.004 GiB, and 1 GiB are free") as caught:
+    with pytest.raises(StoreError, match=r"may come to take 1\.004 GiB, and 1 GiB are free") as caught:
         Store.create(tmp_path / "a.zarr", arrays, {}, rows="row", unit=1024)
     refused(caught, "choose another path, or store less")
     assert list(tmp_path.iterdir()) == []

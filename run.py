@@ -5,6 +5,7 @@ usage: python3 run.py COMMAND [ARGS...]
   demo [ARGS]       the demonstration; writes into the current folder
   test [ARGS]       the test suite; ARGS go to pytest
   lint              ruff check, ruff format --check and pyright
+  hessjax [ARGS]    the hessjax command: sweep, spectrum, report, list, doctor; in the current folder
   bench [ARGS]      the benchmarks
   notebooks [ARGS]  are the notebooks in step with their sources, and do they run (at toy size)?
   docs [ARGS]       the documentation, into build/docs; ARGS go to sphinx
@@ -225,7 +226,8 @@ def notebooks(args: list[str]) -> int:
     return (call([inner, "-m", "pytest", "--nbmake", *paths, *args]) if paths else 0) or int(stale)
 
 
-PLAIN = {"demo": ["-P", "-m", "hessjax", "demo"], "test": ["-m", "pytest"], "bench": ["-m", "benchmarks"], "python": []}
+PLAIN = {"demo": ["-P", "-m", "hessjax", "demo"], "hessjax": ["-P", "-m", "hessjax"]}
+PLAIN |= {"test": ["-m", "pytest"], "bench": ["-m", "benchmarks"], "python": []}
 OTHER = {"lint": lint, "notebooks": notebooks, "docs": docs}
 
 

@@ -79,7 +79,7 @@ class _SweepExtras:
             worker=parse_worker(self.worker),
             progress=self.progress,
         )
-        print(f"store   {path}")
+        _say_stored(path)
         if self.report:
             _report(path, _report_path(path))
 
@@ -128,7 +128,7 @@ class Demo:
         from hessjax.ensemble import sweep
 
         path = sweep(config, self.output / "sweep.zarr", progress=self.progress)
-        print(f"store   {path}")
+        _say_stored(path)
         _report(path, self.output / "report.html")
 
 
@@ -147,6 +147,16 @@ class Report:
     def run(self) -> None:
         own_process()
         _report(self.store, self.output or _report_path(self.store))
+
+
+def _say_stored(path: Path) -> None:
+    from hessjax.store import Store
+
+    store = Store.open(path)
+    lost = int((store.read("status")[:, -1] > 0).sum())  # a row not done yet has -1
+    print(f"store   {path}")
+    if lost:
+        print(f"lost    {lost} of {store.num_rows} inits are not finite at the last step: see status in the store")
 
 
 def _report_path(store: Path) -> Path:

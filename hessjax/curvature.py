@@ -25,7 +25,7 @@ STATIC = {"static": True}
 
 @final
 @pytree
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Hessian(Operator):
     """The Hessian of the mean loss at `params`: (1/N) sum_i d^2 loss_i / d params^2.
 

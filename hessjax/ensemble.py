@@ -21,7 +21,7 @@ from hessjax import devices, records
 from hessjax.config import Sweep, differences
 from hessjax.lanes import Lanes, resolve
 from hessjax.pool import check_shareable, run_workers
-from hessjax.progress import Progress
+from hessjax.progress import Progress, say
 from hessjax.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -78,12 +78,16 @@ def sweep(
         raise ValueError(f"unit must be at least 1 init, got {unit}.")
     if workers > 1:
         check_shareable(config, workers)
+    if Path(path).exists():  # what is no store is refused before anything is compiled
+        Store.open(path)
     began = time.time()
     bound = None if memory is None else devices.parse_bytes(memory)
     lanes = Lanes(config, resolve(config), bound)
-    store = _open_or_create(lanes, Path(path), unit)
+    store = _open_or_create(lanes, Path(path), unit, progress)
     todo = [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
     if not todo:
+        if progress:
+            say(f"{config.landscape_name}: nothing left to do, {_num_done(store)}/{store.num_rows} inits are done")
         return store.path
     if workers > 1:
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
@@ -91,13 +95,18 @@ def sweep(
     lanes.compile(store.read("step").tolist(), store.attributes.get("columns"))
     log = partial(_log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
     log("start", t=began, units=len(todo), compile_s=lanes.compile_s, device=devices.describe())
-    with Progress(sum(b - a for a, b in map(store.span, todo)), config.landscape_name, enabled=progress) as bar:
+    total = sum(b - a for a, b in map(store.span, todo))
+    with Progress(total, config.landscape_name, before=_num_done(store), enabled=progress) as bar:
         for u in todo:
             since = time.perf_counter()
             store.write(u, _unit(lanes, *store.span(u), bar))
             log("unit", unit=u, seconds=round(time.perf_counter() - since, 3))
     log("end", wall_s=round(time.time() - began, 3))
     return store.path
+
+
+def _num_done(store: Store) -> int:
+    return sum(b - a for a, b in map(store.span, np.flatnonzero(store.done()).tolist()))
 
 
 def _unit(lanes: Lanes, start: int, stop: int, bar: Progress) -> dict[str, np.ndarray]:
@@ -113,13 +122,15 @@ def _unit(lanes: Lanes, start: int, stop: int, bar: Progress) -> dict[str, np.nd
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _open_or_create(lanes: Lanes, path: Path, unit: int | None) -> Store:
+def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) -> Store:
     """The store of this configuration at `path`: the one there, compared, or a new one with its steps decided."""
     identity = {"config": lanes.config.to_dict(), "landscape": lanes.identity()}
     if not path.exists():
         per_unit = -(-(unit or 1) // lanes.width) * lanes.width
-        steps = lanes.steps()
         lanes.check()
+        if progress:
+            say(f"{lanes.config.landscape_name}: placing the times and compiling")
+        steps = lanes.steps()
         lanes.compile(steps)  # what does not fit in memory is refused before there is a store
         attributes = {
             **identity,

@@ -6,6 +6,7 @@ The matmul precision is set here, where the loss is traced: derivatives keep the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,17 @@ def loss_form(loss: Callable, params: PyTree, batch: PyTree) -> str:
       >>> loss_form(lambda p, x: (x - p) ** 2, jnp.array(0.0), jnp.zeros(5))
       'per-example'
     """
-    return _form(jax.eval_shape(loss, params) if batch is None else jax.eval_shape(loss, params, batch), batch)
+    return _form(jax.eval_shape(partial(_call, loss), params, batch), batch)
+
+
+def _call(loss: Callable, params: PyTree, batch: PyTree) -> PyTree:
+    if batch is None:
+        return loss(params)
+    try:
+        return loss(params, batch)
+    except (TypeError, ValueError):
+        rows.num_rows(batch)  # leaves that disagree are the likely cause, and say more than the shapes of an operation
+        raise
 
 
 def _form(out, batch: PyTree) -> str:
@@ -56,7 +67,7 @@ def losses(
 ) -> Float[Array, "*rows"]:
     """What the loss returns, checked: [N] per example, or a scalar."""
     with jax.default_matmul_precision(precision):
-        out = loss(params) if batch is None else loss(params, batch)
+        out = _call(loss, params, batch)
     _form(out, batch)
     return out
 

@@ -99,9 +99,21 @@ class Operator(abc.ABC):
         return trees.size(self.like)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n), as of the matrix."""
+        return self.size, self.size
+
+    @property
     def dtype(self) -> jnp.dtype:
         """The common dtype of the vectors' leaves."""
         return jnp.result_type(*jax.tree.leaves(self.like))
+
+    def __repr__(self) -> str:
+        """Its kind, size and dtype, never the arrays; tree transformations put what has neither in their place."""
+        try:
+            return f"{type(self).__name__}({self.size} x {self.size}, {self.dtype})"
+        except (AttributeError, TypeError, ValueError):
+            return object.__repr__(self)
 
     def __matmul__(self, v: PyTree) -> PyTree:
         return self.mv(v)
@@ -142,7 +154,7 @@ def _same_space(a: Operator, b: Operator) -> Operator:
 
 @final
 @pytree
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Matrix(Operator):
     """A symmetric matrix as an operator on flat vectors; the bridge from NumPy, and the estimators' test bench.
 
@@ -195,7 +207,7 @@ def check_symmetric(a: Any, *, stack: bool = False) -> None:
 
 @final
 @pytree
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sum(Operator):
     """A + B, on the space of A."""
 
@@ -219,7 +231,7 @@ class Sum(Operator):
 
 @final
 @pytree
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scaled(Operator):
     """c A for a real scalar c, which is a leaf: another c does not retrace."""
 
@@ -242,7 +254,7 @@ class Scaled(Operator):
 
 @final
 @pytree
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Shifted(Operator):
     """A + c I; made by `shift`."""
 
@@ -284,7 +296,7 @@ def shift(op: Operator, c: Scalar) -> Operator:
 
 @final
 @pytree
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Linearized(Operator):
     """A derivative taken once: `push` is what `jax.linearize` returned at `point`, its residuals leaves."""
 

@@ -9,13 +9,15 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "say"]
 
 LINE_SECONDS = 5.0  # between plain lines
 
 
 class Progress:
     """Counts inits; shows done, rate and time left. A context manager.
+
+    `total` are to do now; `before` were done by earlier runs and are only shown.
 
     Example:
       >>> with Progress(2, "demo", enabled=False) as bar:
@@ -24,8 +26,8 @@ class Progress:
       2
     """
 
-    def __init__(self, total: int, label: str, *, enabled: bool = True):
-        self.total, self.label, self.enabled = total, label, enabled
+    def __init__(self, total: int, label: str, *, before: int = 0, enabled: bool = True):
+        self.total, self.label, self.before, self.enabled = total, label, before, enabled
         self.done, self.began, self.last_line = 0, time.perf_counter(), time.perf_counter()
         self.bar: Any = None
 
@@ -34,9 +36,10 @@ class Progress:
         if self.enabled and sys.stderr.isatty():
             self.bar = _rich_bar()
             self.bar.start()
-            self.task = self.bar.add_task(self.label, total=self.total, note="")
+            self.task = self.bar.add_task(self.label, total=self.before + self.total, completed=self.before, note="")
         elif self.enabled:
-            self._line(f"{self.label}: {self.total} inits to do")
+            resumed = f", {self.before} were done before" if self.before else ""
+            say(f"{self.label}: {self.total} inits to do{resumed}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,11 +58,14 @@ class Progress:
             self.last_line = time.perf_counter()
             rate = self.done / max(self.last_line - self.began, 1e-9)
             left = f"{(self.total - self.done) / rate:.0f} s left" if self.done else "time left unknown"
-            words = [f"{self.label}: {self.done}/{self.total} inits", f"{rate:.1f}/s", left, *([note] if note else [])]
-            self._line(", ".join(words))
+            count = f"{self.before + self.done}/{self.before + self.total} inits"
+            words = [f"{self.label}: {count}", f"{rate:.1f}/s", left, *([note] if note else [])]
+            say(", ".join(words))
 
-    def _line(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+
+def say(text: str) -> None:
+    """One line on standard error, at once."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _rich_bar() -> Any:

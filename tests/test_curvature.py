@@ -238,3 +238,17 @@ def test_an_optax_loop_around_a_hessian_is_newton(float64):
     step = jnp.linalg.solve(hj.dense(hj.Hessian(squared, params, batch)), gradient(params))
     params = optax.apply_updates(params, -step)
     np.testing.assert_allclose(gradient(params), 0, atol=1e-13)
+
+
+def test_batch_leaves_of_different_lengths_are_named_where_the_loss_fails_on_them():
+    loss = lambda p, batch: (batch["x"] @ p - batch["y"]) ** 2
+    op = hj.Hessian(loss, jnp.ones(2), {"x": jnp.ones((6, 2)), "y": jnp.ones(5)})
+    for call in (lambda: op.mv(jnp.ones(2)), lambda: hj.eigvalsh(op)):
+        with pytest.raises(ValueError, match=r"disagree on the number of rows: .*\(6, 2\).*\(5,\)"):
+            call()
+
+
+def test_a_loss_that_fails_on_a_good_batch_fails_as_it_does():
+    op = hj.Hessian(lambda p, x: x @ p, jnp.ones(3), jnp.ones((6, 2)))
+    with pytest.raises(TypeError, match="dot_general"):
+        op.mv(jnp.ones(3))

@@ -78,3 +78,11 @@ def test_a_users_operator_is_two_methods():
     assert hj.check_operator(op, jax.random.key(0)).ok
     assert hj.eigvalsh(op).tolist() == [-1.0, 0.0, 3.0]
     assert hj.inertia(op - 2 * op, tol=1e-6).negative == 1
+
+
+def test_an_operator_prints_its_size_and_no_array():
+    op = hj.Matrix(jnp.eye(3))
+    assert repr(2 * op + op) == "Sum(3 x 3, float32)"
+    assert repr(op) == "Matrix(3 x 3, float32)"
+    assert op.shape == (3, 3)
+    assert "Matrix object at" in repr(jax.tree.map(lambda _: None, op))

@@ -46,6 +46,16 @@ def test_plain_lines_say_done_rate_and_time_left(clock, capsys):
     ]
 
 
+def test_what_earlier_runs_did_is_counted_but_not_in_the_rate(clock, capsys):
+    with Progress(6, "digits", before=4) as bar:
+        clock.now += 6
+        bar.advance(3)
+    assert capsys.readouterr().err.splitlines() == [
+        "digits: 6 inits to do, 4 were done before",
+        "digits: 7/10 inits, 0.5/s, 6 s left",
+    ]
+
+
 def test_nothing_is_said_when_disabled(clock, capsys):
     with Progress(3, "digits", enabled=False) as bar:
         clock.now += 60

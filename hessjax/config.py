@@ -21,6 +21,7 @@ STATUSES = ("ok", "diverged", "non-finite Hessian")
 LARGEST_SEED = 2**32 - 1  # without x64 JAX drops the higher bits of a seed, silently
 
 Plain = Mapping[str, Any]
+DTYPES = Literal["float32", "float64"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,14 @@ class Sweep:
     spacing: Literal["loss", "log", "linear"] = "loss"
     measure: Literal["spectrum", "inertia"] = "spectrum"
     tol: float = 1e-5
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: DTYPES = "float32"
     chunk: int | None = None
     lane_width: int = 32
 
     def __post_init__(self):
+        if not isinstance(self.dtype, str):  # numpy.float32, jnp.float32, numpy.dtype("float32")
+            named = getattr(self.dtype, "__name__", None) or getattr(self.dtype, "name", self.dtype)
+            object.__setattr__(self, "dtype", named if named in get_args(DTYPES) else self.dtype)
         for name in ("options", "optimizer_options"):
             _check_plain(name, getattr(self, name))
         for f in fields(self):
@@ -160,7 +164,7 @@ def differences(old: Plain, new: Plain) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """A copy in which sequences are tuples and NumPy values Python's, so that what JSON gives back is equal."""
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist") and not isinstance(value, type):
         value = value.tolist()
     if isinstance(value, list | tuple):
         return tuple(map(_plain, value))

@@ -52,9 +52,14 @@ def _host_memory() -> int:
             limits += [int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable")]
         with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
             limits += [int(text) - int(used.read()) for text in [limit.read().strip()] if text.isdigit()]
+        with open("/sys/fs/cgroup/memory.stat") as f:  # the page cache counts as used, and is given back when needed
+            cached = sum(int(line.split()[1]) for line in f if line.startswith(("inactive_file ", "active_file ")))
+        limits[1:] = [limit + cached for limit in limits[1:]]
     except OSError:
         pass  # not Linux, or no cgroup limit
-    return min(limits) if limits else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if limits:
+        return max(min(limits), 1)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**62
 
 
 def parse_bytes(text: str | int) -> int:

@@ -78,7 +78,7 @@ def sweep(
         raise ValueError(f"unit must be at least 1 init, got {unit}.")
     if workers > 1:
         check_shareable(config, workers)
-    if Path(path).exists():  # what is no store is refused before anything is compiled
+    if Store.is_anything_at(path):  # what is no store is refused before anything is compiled
         Store.open(path)
     began = time.time()
     bound = None if memory is None else devices.parse_bytes(memory)
@@ -87,7 +87,7 @@ def sweep(
     todo = [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
     if not todo:
         if progress:
-            say(f"{config.landscape_name}: nothing left to do, {_num_done(store)}/{store.num_rows} inits are done")
+            say(f"{config.landscape_name}: nothing left to do here, {_num_done(store)}/{store.num_rows} inits are done")
         return store.path
     if workers > 1:
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
@@ -125,7 +125,7 @@ def _unit(lanes: Lanes, start: int, stop: int, bar: Progress) -> dict[str, np.nd
 def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) -> Store:
     """The store of this configuration at `path`: the one there, compared, or a new one with its steps decided."""
     identity = {"config": lanes.config.to_dict(), "landscape": lanes.identity()}
-    if not path.exists():
+    if not Store.is_anything_at(path):
         per_unit = -(-(unit or 1) // lanes.width) * lanes.width
         lanes.check()
         if progress:

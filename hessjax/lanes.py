@@ -57,7 +57,16 @@ def resolve(config: Sweep) -> Landscape:
     init = lambda key: trees.cast(land.init(key), config.dtype)
     trees.check_params(jax.eval_shape(land.init, jax.random.key(0)))
     batch = None if land.batch is None else trees.cast(jax.tree.map(jnp.asarray, land.batch), config.dtype)
-    return Landscape(land.name, init, land.loss, batch, land.model, land.facts)
+    model = land.model if land.classifies and _has_classes(land, init, batch) else None
+    return Landscape(land.name, init, land.loss, batch, model, land.facts)
+
+
+def _has_classes(land: Landscape, init: Callable, batch: PyTree) -> bool:
+    """Whether outputs are one row of at least two scores per target; one logit has no argmax to be in error."""
+    assert land.model is not None
+    outputs = jax.eval_shape(lambda key: land.model(init(key), batch[0]), jax.random.key(0))  # pyright: ignore
+    shape = getattr(outputs, "shape", ())
+    return shape[:-1] == batch[1].shape and shape[-1:] > (1,)
 
 
 def measure(

@@ -139,7 +139,7 @@ def _product(op: Operator, v: PyTree) -> PyTree:
 
 
 def _is_scalar(c: Any) -> bool:
-    return not isinstance(c, Operator) and jnp.ndim(c) == 0 and not jnp.iscomplexobj(c)
+    return not isinstance(c, Operator | str) and jnp.ndim(c) == 0 and not jnp.iscomplexobj(c)
 
 
 def _same_space(a: Operator, b: Operator) -> Operator:

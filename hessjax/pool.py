@@ -79,6 +79,9 @@ def _start(file: Path, path: Path, index: int, count: int, memory: int | None, l
         flags += " --xla_cpu_multi_thread_eigen=false"
     # The last of two equal flags counts, so the user's others are kept and this one is ours.
     env = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(), "OPENBLAS_NUM_THREADS": "1"}
+    # What this process set after it began: another x64 draws other inits, and the user's modules must be found.
+    env |= {"JAX_ENABLE_X64": str(int(jax.config.read("jax_enable_x64"))), "JAX_PLATFORMS": "cpu"}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-m", "hessjax", "sweep", "--config", str(file), "--output", str(path)]
     command += ["--worker", f"{index}/{count}", *(["--memory", str(memory // count)] if memory else [])]
     with open(log, "w") as out:

@@ -93,6 +93,8 @@ class Store:
                     _make_array(building / name, spec, unit if spec.dims[0] == rows else 1, rows)
                 group = {"zarr_format": 3, "node_type": "group", "attributes": {**attributes, "hessjax_store": layout}}
                 (building / "zarr.json").write_text(json.dumps(group, indent=1))
+                if not path.exists():  # the log of a store deleted here before is not this one's
+                    _log_path(path).unlink(missing_ok=True)
                 building.rename(path)
             except BaseException as error:
                 shutil.rmtree(building, ignore_errors=True)
@@ -128,11 +130,20 @@ class Store:
                 raise StoreError(f"{str(path)!r} is not a hessjax store: its parts disagree on the number of units.")
         return store
 
+    @staticmethod
+    def is_anything_at(path: str | Path) -> bool:
+        """Whether the path is taken, by a store or by something else.
+
+        Raises:
+          StoreError: the file system does not say.
+        """
+        with _explain(Path(path)):
+            return Path(path).exists()
+
     @property
     def log_path(self) -> Path:
         """NAME.events.jsonl, beside the store: inside it would be a stranger in the Zarr hierarchy."""
-        path = self.path.resolve()
-        return path.with_name(f"{path.name}.events.jsonl")
+        return _log_path(self.path)
 
     @property
     def num_units(self) -> int:
@@ -183,6 +194,10 @@ class Store:
 
     def _array(self, name: str) -> ts.TensorStore:
         return ts.open({"driver": "zarr3", "kvstore": _kvstore(self.path / name)}, open=True).result()
+
+
+def _log_path(path: Path) -> Path:
+    return path.resolve().with_name(f"{path.resolve().name}.events.jsonl")
 
 
 def _kvstore(path: Path) -> dict[str, str]:

@@ -72,7 +72,19 @@ def make_optimizer(
         if option not in takes:
             raise ValueError(f"optimizer {name!r} has no option {option!r}. Known: {', '.join(takes)}.")
     rate = SCHEDULES[schedule](learning_rate, num_steps)
-    return optax.with_extra_args_support(factory(rate, **(options or {})))
+    try:
+        made = optax.with_extra_args_support(factory(rate, **(options or {})))
+        jax.eval_shape(_one_step(made), jnp.zeros(2))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"optimizer {name!r} does not work with schedule {schedule!r} and options {dict(options or {})}: {error}"
+        ) from error
+    return made
+
+
+def _one_step(optimizer: optax.GradientTransformationExtraArgs) -> Callable[[Float[Array, " n"]], PyTree]:
+    f = lambda p: jnp.sum(p**2)
+    return lambda p: optimizer.update(p, optimizer.init(p), p, value=f(p), grad=p, value_fn=f)
 
 
 def _optimizers() -> list[str]:

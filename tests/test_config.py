@@ -176,3 +176,8 @@ def test_the_fingerprint_is_the_same_in_every_process_and_config_imports_no_jax(
 def test_the_first_status_is_the_good_one():
     assert STATUSES[0] == "ok"  # readers select rows by status == 0
     assert len(STATUSES) == 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.dtype("float32"), np.float32(0).dtype])
+def test_a_dtype_may_be_numpys(dtype):
+    assert Sweep(dtype=dtype) == Sweep(dtype="float32")

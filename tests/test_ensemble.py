@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -424,3 +425,25 @@ def test_wall_time_counts_workers_at_work_together_once_and_interrupted_runs_to_
         event("end", "c", 105.0),
     ]
     assert ensemble._run_attrs(events) == {"wall_s": 12.0, "compile_s": 5.0, "unit_s": 10.0}
+
+
+def test_a_store_made_again_where_one_was_deleted_counts_its_own_seconds(tmp_path):
+    path = run(config_of(), tmp_path / "a.zarr")
+    before = len(Store.open(path).events())
+    shutil.rmtree(path)
+    store = Store.open(run(config_of(), path))
+    assert len(store.events()) == before
+
+
+@pytest.mark.parametrize("outputs", ["one logit", "no class axis"])
+def test_outputs_without_classes_have_no_error(tmp_path, outputs):
+    model = lambda p, x: x @ p if outputs == "no class axis" else (x @ p)[:, None]
+    loss = lambda p, batch: jnp.logaddexp(0.0, (1 - 2 * batch[1]) * (batch[0] @ p))
+    land = Landscape("logit", lambda key: jnp.ones(2), loss, (jnp.ones((4, 2)), jnp.arange(4) % 2), model)
+    config = Sweep(landscape=land, num_inits=1, num_steps=0, times=1)
+    assert "error" not in open_sweep(run(config, tmp_path / "a.zarr"))
+
+
+def test_a_batch_whose_targets_are_no_array_does_not_classify():
+    land = Landscape("auto", lambda key: jnp.ones(2), lambda p, b: (b[0] @ p) ** 2, (jnp.ones((4, 2)), None), print)
+    assert not land.classifies

@@ -86,3 +86,12 @@ def test_an_operator_prints_its_size_and_no_array():
     assert repr(op) == "Matrix(3 x 3, float32)"
     assert op.shape == (3, 3)
     assert "Matrix object at" in repr(jax.tree.map(lambda _: None, op))
+
+
+@pytest.mark.parametrize("c", [1e-20, 1.0, 1e20])
+def test_a_check_does_not_depend_on_the_scale(c):
+    assert hj.check_operator(c * hj.Matrix(A), jax.random.key(0)).ok
+    linear = jax.tree.map(lambda x: x, hj.Matrix(A))
+    object.__setattr__(linear, "a", jnp.triu(A))  # what __init__ refuses
+    with pytest.raises(hj.OperatorError, match="symmetric"):
+        hj.check_operator(c * linear, jax.random.key(0))

@@ -118,3 +118,9 @@ def test_state_keeps_its_dtype(name, dtype):
 def test_unknown_optimizers_and_options_are_named(name, options, words):
     with pytest.raises(ValueError, match=words):
         make_optimizer(name, 0.1, options=options)
+
+
+@pytest.mark.parametrize("name", ["rprop", "sm3"])
+def test_an_optimizer_without_schedules_says_so_at_once(name):
+    with pytest.raises(ValueError, match=f"optimizer '{name}' does not work with schedule 'cosine' and options"):
+        make_optimizer(name, 0.1, schedule="cosine", num_steps=5)

@@ -50,7 +50,7 @@ class Landscape:
         """Whether the batch is (inputs, integer targets) and there is a model to predict them."""
         if self.model is None or not isinstance(self.batch, tuple) or len(self.batch) != 2:
             return False
-        return getattr(getattr(self.batch[1], "dtype", None), "kind", "") in "iu"
+        return getattr(getattr(self.batch[1], "dtype", None), "kind", "") in ("i", "u")
 
 
 # name -> (module, function, one line); modules are imported when asked for, so listing needs no jax.
@@ -174,11 +174,12 @@ def _imported(name: str) -> Callable[..., Any]:
     if here not in sys.path:  # a console script has its own folder on the path, not the user's
         sys.path.insert(0, here)
     try:
-        found: Any = getattr(importlib.import_module(module), function)
+        loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"landscape {name!r}: no module {error.name!r} on the path or in {here}.") from error
-    except (AttributeError, ImportError) as error:
-        raise ValueError(f"landscape {name!r}: module {module!r} has no {function!r}.") from error
+    if not hasattr(loaded, function):
+        raise ValueError(f"landscape {name!r}: module {module!r} has no {function!r}.")
+    found: Any = getattr(loaded, function)
     if callable(found):
         return found
     raise ValueError(f"landscape {name!r}: {function!r} is {type(found).__name__}, wanted a function.")

@@ -39,8 +39,8 @@ def digits(*, pool: int = 2, rows: int | None = None) -> Digits:
     pixels, target = map(np.asarray, load_digits(return_X_y=True))
     if pool not in (1, 2, 4, 8):
         raise ValueError(f"pool must be 1, 2, 4 or 8 (a divisor of the 8x8 image), got {pool!r}.")
-    if rows is not None and not 1 <= rows <= len(pixels):
-        raise ValueError(f"rows must be 1..{len(pixels)}, or None for all, got {rows!r}.")
+    if rows is not None and (not isinstance(rows, int) or not 1 <= rows <= len(pixels)):
+        raise ValueError(f"rows must be a whole number, 1..{len(pixels)}, or None for all, got {rows!r}.")
     side = 8 // pool
     x = pixels.reshape(-1, side, pool, side, pool).mean(axis=(2, 4)).reshape(-1, side * side)
     spread = x.std(axis=0)

@@ -11,59 +11,124 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "Curve": "functionals",
+    "Eigenpairs": "projections",
+    "Estimate": "estimates",
+    "Fisher": "fisher",
+    "Fraction": "negative",
+    "GaussNewton": "gauss_newton",
     "Hessian": "curvature",
     "Inertia": "assembly",
     "Landscape": "landscapes.base",
     "Matrix": "operators",
     "Operator": "operators",
     "OperatorError": "checks",
+    "Quadrature": "quadrature",
+    "Residual": "gauss_newton",
+    "Spectrum": "spectra",
     "StoreError": "store",
+    "Streamed": "streamed",
     "Sweep": "config",
+    "Tridiagonal": "krylov",
+    "cdf": "functionals",
     "check_operator": "checks",
+    "deflate": "projections",
     "dense": "assembly",
+    "density": "functionals",
+    "diagonal": "traces",
     "eigh": "assembly",
+    "eigsh": "extremes",
     "eigvalsh": "assembly",
+    "frobenius_norm": "traces",
     "inertia": "assembly",
+    "kpm": "quadrature",
+    "lanczos": "krylov",
+    "logdet": "functionals",
+    "negative_fraction": "negative",
     "open_sweep": "ensemble",
     "report": "reporting",
+    "restrict": "projections",
     "shift": "operators",
+    "slq": "quadrature",
+    "spectral_function": "functionals",
+    "spectrum": "spectra",
     "sweep": "ensemble",
+    "trace": "traces",
 }
-_MODULES = ("landscapes", "plot")
+_MODULES = ("adapters", "landscapes", "plot")
 
 __all__ = [
+    "Curve",
+    "Eigenpairs",
+    "Estimate",
+    "Fisher",
+    "Fraction",
+    "GaussNewton",
     "Hessian",
     "Inertia",
     "Landscape",
     "Matrix",
     "Operator",
     "OperatorError",
+    "Quadrature",
+    "Residual",
+    "Spectrum",
     "StoreError",
+    "Streamed",
     "Sweep",
+    "Tridiagonal",
+    "adapters",
+    "cdf",
     "check_operator",
+    "deflate",
     "dense",
+    "density",
+    "diagonal",
     "eigh",
+    "eigsh",
     "eigvalsh",
+    "frobenius_norm",
     "inertia",
+    "kpm",
+    "lanczos",
     "landscapes",
+    "logdet",
+    "negative_fraction",
     "open_sweep",
     "plot",
     "report",
+    "restrict",
     "shift",
+    "slq",
+    "spectral_function",
+    "spectrum",
     "sweep",
+    "trace",
 ]
 
 if TYPE_CHECKING:
-    from hessjax import landscapes, plot
+    from hessjax import adapters, landscapes, plot
     from hessjax.assembly import Inertia, dense, eigh, eigvalsh, inertia
     from hessjax.checks import OperatorError, check_operator
     from hessjax.config import Sweep
     from hessjax.curvature import Hessian
     from hessjax.ensemble import open_sweep, sweep
+    from hessjax.estimates import Estimate
+    from hessjax.extremes import eigsh
+    from hessjax.fisher import Fisher
+    from hessjax.functionals import Curve, cdf, density, logdet, spectral_function
+    from hessjax.gauss_newton import GaussNewton, Residual
+    from hessjax.krylov import Tridiagonal, lanczos
     from hessjax.landscapes.base import Landscape
+    from hessjax.negative import Fraction, negative_fraction
     from hessjax.operators import Matrix, Operator, shift
+    from hessjax.projections import Eigenpairs, deflate, restrict
+    from hessjax.quadrature import Quadrature, kpm, slq
     from hessjax.reporting import report
+    from hessjax.spectra import Spectrum, spectrum
     from hessjax.store import StoreError
+    from hessjax.streamed import Streamed
+    from hessjax.traces import diagonal, frobenius_norm, trace
 
 
 def __getattr__(name: str) -> Any:

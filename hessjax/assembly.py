@@ -6,12 +6,13 @@ beyond that the matrix itself is the problem and the answer is matrix-free.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
 from hessjax.devices import memory_available
@@ -50,7 +51,8 @@ def dense(op: Operator, *, columns: int | None = None) -> Float[Array, "n n"]:
 
     Args:
       op: any operator; traced or concrete.
-      columns: unit vectors per pass; None: 64. More take more memory, less are slower.
+      columns: unit vectors per pass; None: 64. More take more memory, less are slower. A streamed operator reads its
+        batches once a pass.
 
     Returns:
       The lower triangle of the assembled columns, mirrored: symmetric to the last bit. Rounding is the only asymmetry
@@ -72,22 +74,33 @@ def dense(op: Operator, *, columns: int | None = None) -> Float[Array, "n n"]:
     n = op.size
     _check_fits(n, op.dtype)
     passes = -(-n // min(columns or COLUMNS, n))
-    return _columns(op, passes)
+    return _streamed_columns(op, passes) if op.streamed else _columns(op, passes)
 
 
 @partial(jax.jit, static_argnames="passes")  # compiled once per loss and shapes, however often params move
 def _columns(op: Operator, passes: int) -> Float[Array, "n n"]:
     n, linear = op.size, op.linearized()
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), op.like)
-    flat, unravel = trees.ravel(zeros)
-    width = -(-n // passes)  # equal passes, so that one block is compiled and at most passes - 1 columns are padding
+    unit = _units(op)
+    column = lambda j: trees.ravel(linear.product(unit(j)))[0]
+    return _mirrored(jax.lax.map(jax.vmap(column), _numbers(n, passes)).reshape(-1, n)[:n])
 
-    def column(j):  # a row of the identity, made where it is used: the identity itself is never stored
-        unit = (jnp.arange(n) == j).astype(flat.dtype)
-        return trees.ravel(linear.product(unravel(unit)))[0]
 
-    a = jax.lax.map(jax.vmap(column), jnp.arange(passes * width).reshape(passes, width)).reshape(-1, n)[:n]
-    return _mirrored(a)
+def _streamed_columns(op: Operator, passes: int) -> Float[Array, "n n"]:
+    n, units, flat = op.size, jax.jit(jax.vmap(_units(op))), jax.jit(jax.vmap(lambda v: trees.ravel(v)[0]))
+    blocks = [flat(op.products(units(numbers))) for numbers in _numbers(n, passes)]
+    return _mirrored(jnp.concatenate(blocks)[:n])
+
+
+def _units(op: Operator) -> Callable[[Array], PyTree]:
+    """j -> the j-th unit vector, made where it is used: the identity itself is never stored."""
+    flat, unravel = trees.ravel(trees.zeros_like(op.like))
+    return lambda j: unravel((jnp.arange(flat.size) == j).astype(flat.dtype))
+
+
+def _numbers(n: int, passes: int) -> Int[Array, "passes width"]:
+    # Equal passes, so that one block is compiled and at most passes - 1 columns are padding.
+    width = -(-n // passes)
+    return jnp.arange(passes * width).reshape(passes, width)
 
 
 def _mirrored(a: Float[Array, "n n"]) -> Float[Array, "n n"]:

@@ -1,292 +1,27 @@
-"""The command line: each command parses its arguments, calls one function and prints what it answers.
+"""The command line: finds the command that was asked for, runs it, and answers mistakes in one line.
 
-Bad input is one line on standard error and exit code 2; a bug is a traceback and exit code 1. jax is imported only
-by the command that needs it, after the process's threads and devices are set.
+Bad input is one line on standard error and exit code 2; a bug is a traceback and exit code 1.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import inspect
 import io
 import itertools
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from hessjax.commands import COMMANDS, sweep_command
 from hessjax.config import Sweep
-from hessjax.flags import (
-    UsageError,
-    one_line,
-    parse_worker,
-    spell,
-    sweep_args,
-    sweep_fields,
-    sweep_words,
-    to_sweep,
-)
+from hessjax.flags import UsageError, one_line, sweep_words
 
 __all__ = ["main"]
-
-
-def own_process(dtype: str = "float32") -> None:
-    """Sets what belongs to a whole process, before jax starts: one CPU device a core, one BLAS thread, x64 if asked.
-
-    One device a core keeps every core on its own inits; BLAS threads on top of that would fight over the cores.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cores}".strip()
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import jax
-
-    if dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-
-
-@dataclasses.dataclass
-class _SweepExtras:
-    """Runs a sweep: many inits of one landscape, trained alike, their Hessian spectra into a store."""
-
-    output: Path = Path("sweep.zarr")
-    unit: int | None = None
-    memory: str | None = None
-    workers: int = 1
-    worker: str | None = None
-    config: Path | None = None
-    report: bool = False
-    progress: bool = True
-
-    def run(self) -> None:
-        config = to_sweep(self)
-        own_process(config.dtype)
-        from hessjax.ensemble import sweep
-
-        path = sweep(
-            config,
-            self.output,
-            unit=self.unit,
-            memory=self.memory,
-            workers=self.workers,
-            worker=parse_worker(self.worker),
-            progress=self.progress,
-        )
-        _say_stored(path)
-        if self.report:
-            _report(path, _report_path(path))
-
-
-def _sweep_command(**defaults: Any) -> Any:
-    made = dataclasses.make_dataclass("SweepCommand", sweep_fields(**defaults), bases=(_SweepExtras,))
-    made.__doc__ = SWEEP_DOC
-    return made
-
-
-SWEEP_DOC = f"""Runs a sweep: many inits of one landscape, trained alike, their Hessian spectra into a store.
-
-The same command on the same output resumes; another configuration is refused.
-
-Args:
-{sweep_args()}
-  output: folder of the store.
-  unit: inits per stored chunk, rounded up to whole lanes.
-  memory: bound on the measuring program's workspace, e.g. 4GiB.
-  workers: local processes working on the store together.
-  worker: this process's share I/N of the units; by default from a Slurm array or Kubernetes indexed job.
-  config: JSON file of a configuration; flags given beside it win.
-  report: write the HTML report at the end.
-  progress: show inits done, rate and time left.
-"""
-SweepCommand: Any = _sweep_command()
-
-
-@dataclasses.dataclass
-class Demo:
-    """Runs the main job: 1024 inits of a tanh MLP on the digits, spectra at 8 times, and the report.
-
-    Args:
-      output: folder for the store, the report and the figures.
-      num_inits: random initialisations.
-      progress: show inits done, rate and time left.
-    """
-
-    output: Path = Path("hessjax-demo")
-    num_inits: int = 1024
-    progress: bool = True
-
-    def run(self) -> None:
-        config = Sweep(num_inits=self.num_inits)
-        own_process()
-        from hessjax.ensemble import sweep
-
-        path = sweep(config, self.output / "sweep.zarr", progress=self.progress)
-        _say_stored(path)
-        _report(path, self.output / "report.html")
-
-
-@dataclasses.dataclass
-class Report:
-    """Writes a store's report: one offline HTML page, and the figures as PNG.
-
-    Args:
-      store: folder of the store.
-      output: the HTML file; by default report.html beside the store.
-    """
-
-    store: tyro.conf.Positional[Path]
-    output: Path | None = None
-
-    def run(self) -> None:
-        own_process()
-        _report(self.store, self.output or _report_path(self.store))
-
-
-def _say_stored(path: Path) -> None:
-    from hessjax.store import Store
-
-    store = Store.open(path)
-    lost = int((store.read("status")[:, -1] > 0).sum())  # a row not done yet has -1
-    print(f"store   {path}")
-    if lost:
-        print(f"lost    {lost} of {store.num_rows} inits are not finite at the last step: see status in the store")
-
-
-def _report_path(store: Path) -> Path:
-    return store.resolve().with_name(f"{store.resolve().stem}-report.html")
-
-
-def _report(store: Path, output: Path) -> None:
-    from hessjax.reporting import report
-
-    written = report(store, output)
-    print(f"report  {written}")
-    print(f"figures {written.with_name(written.stem + '_figures')}")
-
-
-@dataclasses.dataclass
-class _SpectrumExtras:
-    init: int = 0
-    output: Path | None = None
-
-    def run(self) -> None:
-        config = to_sweep(self)
-        own_process(config.dtype)
-        from hessjax.ensemble import spectrum
-
-        found = spectrum(config, init=self.init)
-        _print_spectrum(config, found)
-        if self.output is not None:
-            _save_figure(found, self.output)
-
-
-def _save_figure(found: Mapping[str, Any], path: Path) -> None:
-    from hessjax import plot
-
-    figure: Any = plot.spectrum(found["eigenvalues"], threshold=float(found["threshold"])).figure
-    try:
-        figure.savefig(path, dpi=150, bbox_inches="tight")
-    except (OSError, ValueError) as error:  # no such folder, no permission, or a suffix matplotlib does not know
-        raise ValueError(f"--output {path}: {error}") from error
-    print(f"figure        {path}")
-
-
-# What one network has no use for, and the values that say so.
-FIXED = {"num_inits": 1, "times": 1, "spacing": "linear", "measure": "spectrum", "lane_width": 1}
-
-
-def _spectrum_command() -> Any:
-    fields = [f for f in sweep_fields(num_steps=0) if f[0] not in FIXED]
-    made = dataclasses.make_dataclass("SpectrumCommand", fields, bases=(_SpectrumExtras,))
-    made.__doc__ = f"""The exact Hessian spectrum of one network: one init, trained num-steps steps (by default none).
-
-Args:
-{sweep_args()}
-  init: number of the init, as in a sweep of the same seed.
-  output: PNG file of the spectrum.
-"""
-    for name, value in FIXED.items():
-        setattr(made, name, value)
-    return made
-
-
-SpectrumCommand: Any = _spectrum_command()
-
-
-def _print_spectrum(config: Sweep, found: Mapping[str, Any]) -> None:
-    values = found["eigenvalues"]
-    rows = [
-        ("landscape", config.landscape_name),
-        ("parameters", len(values)),
-        ("loss", f"{found['loss']:.6g}"),
-        *([("error", f"{found['error']:.4g}")] if "error" in found else []),
-        ("gradient norm", f"{found['grad_norm']:.6g}"),
-        ("negative", f"{found['negative']} ({found['negative'] / len(values):.1%})"),
-        ("zero", f"{found['zero']} (within {found['threshold']:.3g})"),
-        ("positive", found["positive"]),
-        ("certified", "yes" if found["certified"] else "no: an eigenvalue is within rounding of the threshold"),
-        ("smallest", " ".join(f"{v:.4g}" for v in values[:4])),
-        ("largest", " ".join(f"{v:.4g}" for v in values[-4:])),
-        ("trace", f"{found['trace']:.6g}"),
-    ]
-    for name, value in rows:
-        print(f"{name:14s}{value}")
-
-
-@dataclasses.dataclass
-class List:
-    """Names the landscapes, each with its options and their defaults."""
-
-    def run(self) -> None:
-        from hessjax.landscapes import base
-
-        for name in base.names():
-            print(f"{name:13s} {base.describe(name)}")
-            given = {k: v for k, v in base.options(name).items() if k}
-            words = [f"{k}=..." if v is inspect.Parameter.empty else f"{k}={spell(v)}" for k, v in given.items()]
-            print("              " + " ".join(words))
-
-
-@dataclasses.dataclass
-class Doctor:
-    """Says what this machine offers: versions, devices, x64, BLAS threads, and what will be slow and why.
-
-    Args:
-      json: print it as JSON.
-    """
-
-    json: bool = False
-
-    def run(self) -> None:
-        own_process()
-        from hessjax import devices
-
-        facts = {"versions": devices.versions(), **devices.describe(), "advice": devices.advice()}
-        if self.json:
-            print(json.dumps(facts, indent=1))
-            return
-        for name, value in facts.items():
-            lines = [f"{k} {v}" for k, v in value.items()] if isinstance(value, dict) else value
-            for line in lines if isinstance(lines, list) else [lines]:
-                print(f"{name:14s}{line}")
-                name = ""
-
-
-COMMANDS = {
-    "demo": Demo,
-    "sweep": SweepCommand,
-    "spectrum": SpectrumCommand,
-    "report": Report,
-    "list": List,
-    "doctor": Doctor,
-}
 
 
 def _parse(args: Sequence[str]) -> Any:
@@ -314,7 +49,7 @@ def _with_defaults(file: Path) -> Any:
         stored = sweep_words(Sweep.from_dict(json.loads(file.read_text())))
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"--config {file}: {error}") from error
-    return _sweep_command(**stored)
+    return sweep_command(**stored)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

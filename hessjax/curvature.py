@@ -6,27 +6,134 @@ The mean over N is taken once, whatever the chunks, so a short last chunk cannot
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from hessjax import rows, trees
-from hessjax.objective import PRECISION, loss_form, losses, mean_loss
+from hessjax.objective import PRECISION, loss_form, losses
 from hessjax.operators import Linearized, Operator, pytree
 
-__all__ = ["Hessian"]
+__all__ = ["Curvature", "Hessian"]
 
 STATIC = {"static": True}
+
+
+class Curvature(Operator):
+    """What the second derivatives of a loss over rows of data share: chunks, one mean, linearisation, a check.
+
+    A kind of curvature says what the loss is as a function of params and batch, and what a product is over some rows.
+    """
+
+    params: PyTree
+    batch: PyTree
+    chunk: int | None
+    precision: str
+
+    @property
+    @abc.abstractmethod
+    def _objective(self) -> Callable:
+        """The loss as a function of params (and of the batch, unless that is None)."""
+
+    @abc.abstractmethod
+    def _part(self, v: PyTree, some: PyTree, reduce: Callable) -> PyTree:
+        """The product over some rows of the data, with `reduce` (a mean or a sum) taken of the rows' losses."""
+
+    def _data(self) -> PyTree:
+        """What is cut into chunks: the batch, and anything else that has its rows."""
+        return self.batch
+
+    @property
+    def like(self) -> PyTree:
+        trees.check_params(self.params)
+        return trees.structs(self.params)
+
+    def product(self, v: PyTree) -> PyTree:
+        if self.chunk is None:
+            return self._part(v, self._data(), jnp.mean)
+        wide = trees.scalar_dtype(v)  # a sum over chunks in bfloat16 would stop growing, in float16 overflow
+        part = lambda some: trees.cast(self._part(v, some, jnp.sum), wide)
+        count, total = self._num_rows(), rows.sum_over_chunks(part, self._data(), self.chunk)
+        return jax.tree.map(lambda x, like: (x / count).astype(like.dtype), total, v)
+
+    def linearized(self) -> Operator:
+        if self.chunk is not None:  # the residuals of all chunks at once would be the memory chunk= saves
+            return self
+        return _linearized(self)
+
+    def _arrays(self) -> PyTree:
+        return jax.tree.map(jnp.asarray, self.params)
+
+    def _num_rows(self) -> int:
+        if self._form() == "scalar":
+            raise ValueError(
+                f"chunk={self.chunk} needs a per-example loss, but this one returns a scalar (which may couple "
+                "examples); return the [N] losses instead of their mean, or leave chunk out."
+            )
+        return rows.num_rows(self.batch)
+
+    def _form(self) -> str:
+        return loss_form(self._objective, self.params, self.batch)
+
+    def defects(self) -> dict[str, tuple[Array, str]]:
+        splits = self._form() == "per-example" and rows.num_rows(self.batch) > 1
+        return {"per-example": (jax.jit(_coupling)(self), COUPLED)} if splits else {}
+
+
+@jax.jit  # what jax.linearize returns is static and new each time: compiled, it is one and the same at every params
+def _linearized(op: Curvature) -> Linearized:
+    params = op._arrays()
+    zeros = trees.vary_like(trees.zeros_like(op.like), params)
+    # A product is linear in v: its derivative at zero is itself, less all that does not depend on v. Leaves that are
+    # zero whatever v is are made to depend on it, as jax 0.7 has no place for such constants in what it returns.
+    product = lambda v: trees.vary_like(op.product(v), v)
+    return Linearized(jax.linearize(product, zeros)[1], params)
+
+
+COUPLED = (
+    "loss(rows of batch) is not rows of loss(batch): the examples are coupled (batch statistics, a contrastive term, "
+    "a mean inside the loss); return a scalar instead, or freeze the statistics"
+)
+
+
+def _coupling(op: Curvature) -> Float[Array, ""]:
+    """Relative difference between the losses of a few rows on their own and of the same rows among all.
+
+    Few rows, because statistics of a large part of a batch are nearly those of the whole.
+    """
+    count = rows.num_rows(op.batch)
+    parts = sorted({(0, 1), (count // 2, min(count // 2 + 2, count)), (count - 1, count)})
+    values = lambda batch: losses(op._objective, op.params, batch, precision=op.precision)
+    whole = values(op.batch)
+    gaps = [jnp.max(jnp.abs(values(rows.take(op.batch, a, b)) - whole[a:b])) for a, b in parts]
+    return jnp.max(jnp.stack(gaps)) / jnp.maximum(jnp.max(jnp.abs(whole)), jnp.finfo(whole.dtype).tiny)
+
+
+def check_function(function: Any, signature: str) -> None:
+    """Refuses what cannot be called as `signature`, such as "loss(params, batch) -> [N] or scalar", says."""
+    if not callable(function):
+        name = signature.split("(")[0]
+        raise TypeError(f"{name} is {type(function).__name__}, wanted a function {signature}.")
+
+
+def check_options(params: PyTree, chunk: Any) -> None:
+    """Refuses chunks that are no number of rows, and params that are no vectors."""
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"chunk must be a whole number of rows, at least 1, or None for all at once; got {chunk!r}.")
+    leaves = jax.tree.leaves(params)
+    if leaves and all(hasattr(x, "dtype") for x in leaves):
+        trees.check_params(params)  # tree transformations fill in placeholders, which are not arrays
 
 
 @final
 @pytree
 @dataclass(frozen=True, eq=False, repr=False)
-class Hessian(Operator):
+class Hessian(Curvature):
     """The Hessian of the mean loss at `params`: (1/N) sum_i d^2 loss_i / d params^2.
 
     `params` and `batch` are leaves and `loss` is static: define the loss once, then moving params never retraces
@@ -67,75 +174,13 @@ class Hessian(Operator):
     precision: str = field(default=PRECISION, kw_only=True, metadata=STATIC)
 
     def __post_init__(self):
-        _check_static(self.loss, self.chunk)
-        leaves = jax.tree.leaves(self.params)
-        if leaves and all(hasattr(x, "dtype") for x in leaves):
-            trees.check_params(self.params)  # tree transformations fill in placeholders, which are not arrays
+        check_function(self.loss, "loss(params, batch) -> [N] or scalar")
+        check_options(self.params, self.chunk)
 
     @property
-    def like(self) -> PyTree:
-        trees.check_params(self.params)
-        return trees.structs(self.params)
+    def _objective(self) -> Callable:
+        return self.loss
 
-    def product(self, v: PyTree) -> PyTree:
-        params = jax.tree.map(jnp.asarray, self.params)
-        if self.chunk is None:
-            return jax.jvp(jax.grad(self._mean), (params,), (v,))[1]
-        wide = trees.scalar_dtype(v)  # a sum over chunks in bfloat16 would stop growing, in float16 overflow
-        part = lambda some: trees.cast(jax.jvp(jax.grad(lambda p: self._sum(p, some)), (params,), (v,))[1], wide)
-        count, total = self._num_rows(), rows.sum_over_chunks(part, self.batch, self.chunk)
-        return jax.tree.map(lambda x, like: (x / count).astype(like.dtype), total, v)
-
-    def linearized(self) -> Operator:
-        if self.chunk is not None:  # the residuals of all chunks at once would be the memory chunk= saves
-            return self
-        params = jax.tree.map(jnp.asarray, self.params)
-        _, push = jax.linearize(jax.grad(self._mean), params)
-        return Linearized(push, params)
-
-    def _mean(self, params: PyTree) -> Array:
-        return mean_loss(self.loss, params, self.batch, precision=self.precision)
-
-    def _sum(self, params: PyTree, some: PyTree) -> Array:
-        return jnp.sum(losses(self.loss, params, some, precision=self.precision))
-
-    def _num_rows(self) -> int:
-        if self.batch is None or loss_form(self.loss, self.params, self.batch) == "scalar":
-            raise ValueError(
-                f"chunk={self.chunk} needs a per-example loss, but this one returns a scalar (which may couple "
-                "examples); return the [N] losses instead of their mean, or leave chunk out."
-            )
-        return rows.num_rows(self.batch)
-
-    def defects(self) -> dict[str, tuple[Array, str]]:
-        return {"per-example": (jax.jit(_coupling)(self), COUPLED)} if self._splits() else {}
-
-    def _splits(self) -> bool:
-        per_example = self.batch is not None and loss_form(self.loss, self.params, self.batch) == "per-example"
-        return per_example and rows.num_rows(self.batch) > 1
-
-
-COUPLED = (
-    "loss(rows of batch) is not rows of loss(batch): the examples are coupled (batch statistics, a contrastive term, "
-    "a mean inside the loss); return a scalar instead, or freeze the statistics"
-)
-
-
-def _check_static(loss: Any, chunk: Any) -> None:
-    if not callable(loss):
-        raise TypeError(f"loss is {type(loss).__name__}, wanted a function loss(params, batch) -> [N] or scalar.")
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk must be a whole number of rows, at least 1, or None for all at once; got {chunk!r}.")
-
-
-def _coupling(op: Hessian) -> Array:
-    """Relative difference between the losses of a few rows on their own and of the same rows among all.
-
-    Few rows, because statistics of a large part of a batch are nearly those of the whole.
-    """
-    count = rows.num_rows(op.batch)
-    parts = sorted({(0, 1), (count // 2, min(count // 2 + 2, count)), (count - 1, count)})
-    values = lambda batch: losses(op.loss, op.params, batch, precision=op.precision)
-    whole = values(op.batch)
-    gaps = [jnp.max(jnp.abs(values(rows.take(op.batch, a, b)) - whole[a:b])) for a, b in parts]
-    return jnp.max(jnp.stack(gaps)) / jnp.maximum(jnp.max(jnp.abs(whole)), jnp.finfo(whole.dtype).tiny)
+    def _part(self, v: PyTree, some: PyTree, reduce: Callable) -> PyTree:
+        value = lambda p: reduce(losses(self.loss, p, some, precision=self.precision))
+        return jax.jvp(jax.grad(value), (self._arrays(),), (v,))[1]

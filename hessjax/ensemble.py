@@ -6,7 +6,6 @@ communication. A unit of the store is one or more lanes. Everything random is fo
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import os
 import socket
@@ -224,22 +223,3 @@ def _run_attrs(events: list[dict[str, Any]]) -> dict[str, float]:
         return float(sum(e[name] for e in events if e.get("event") == kind and isinstance(e.get(name), int | float)))
 
     return {"wall_s": float(wall), "compile_s": total("start", "compile_s"), "unit_s": total("unit", "seconds")}
-
-
-def spectrum(config: Sweep, *, init: int = 0) -> dict[str, Any]:
-    """One init's row after the last step: loss, gradient norm, eigenvalues, counts.
-
-    The same init, training and measurement as row `init` of a sweep of this configuration, to rounding.
-
-    Example:
-      >>> row = spectrum(Sweep(landscape="quadratic", num_steps=0, times=1))
-      >>> int(row["negative"]), int(row["zero"]), int(row["positive"])
-      (2, 1, 3)
-    """
-    if init < 0:
-        raise ValueError(f"init must be at least 0, got {init}.")
-    one = dataclasses.replace(config, num_inits=init + 1, lane_width=1, measure="spectrum")
-    lanes = Lanes(one, resolve(one))
-    lanes.check()
-    lanes.compile([config.num_steps])
-    return {name: value[0, 0] for name, value in lanes.run(init).items()}

@@ -41,7 +41,7 @@ def figures(ds: xr.Dataset) -> dict[str, dict]:
     return {name: figure(panel) for name, panel in panels.panels(ds).items()}
 
 
-def figure(panel: panels.Scatter | panels.Curves | panels.Density | panels.Distributions) -> dict:
+def figure(panel: panels.Scatter | panels.Curves | panels.Density | panels.Distributions | panels.Estimated) -> dict:
     """One record of panels.py as a plotly dict.
 
     Example:
@@ -149,6 +149,38 @@ def _density(panel: panels.Density) -> dict:
     edge = float(panel.axis.forward(panel.threshold))
     band = {"type": "rect", "xref": "x", "yref": "paper", "x0": -edge, "x1": edge, "y0": 0, "y1": 1, "layer": "below"}
     layout["shapes"] = [band | {"fillcolor": "rgba(0,0,0,0.07)", "line": {"width": 0}}]
+    return {"data": data, "layout": layout}
+
+
+def _estimated(panel: panels.Estimated) -> dict:
+    x = _array(panel.axis.forward(panel.grid))
+    low, value, high = (y.clip(panel.floor) for y in (panel.low, panel.value, panel.high))
+    common: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": x}
+    edge = common | {"line": {"width": 0}, "hoverinfo": "skip", "legendgroup": "band"}
+    band = {"fill": "tonexty", "fillcolor": "rgba(59,110,168,0.25)", "name": "95 %"}
+    table = np.stack([panel.grid, panel.value, panel.low.clip(0), panel.high], axis=1)
+    text = "λ = %{customdata[0]:.4~g}<br>density %{customdata[1]:.3~g}"
+    text += "<br>95 %: %{customdata[2]:.3~g} to %{customdata[3]:.3~g}" + NO_NAME
+    curve = {"name": "density", "line": {"color": axes.BLUE, "width": 2}, "customdata": _array(table)}
+    ticks = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "one by one",
+        "x": _array(panel.axis.forward(panel.outliers)),
+        "y": [panel.floor * 1.3] * len(panel.outliers),
+        "customdata": _array(panel.outliers),
+        "marker": {"symbol": "line-ns-open", "size": 10, "color": axes.INK, "line": {"width": 1.5, "color": axes.INK}},
+        "hovertemplate": "λ = %{customdata:.5~g}" + NO_NAME,
+    }
+    data = [
+        edge | {"y": _array(low), "showlegend": False},
+        edge | band | {"y": _array(high)},
+        common | curve | {"y": _array(value), "hovertemplate": text},
+        ticks,
+    ]
+    layout = _layout()
+    layout["xaxis"] = _axis(panel.axis, "eigenvalue λ", panel.grid[[0, -1]], max_ticks=13)
+    layout["yaxis"] = _axis(Axis("log"), "share per unit of λ", np.array([panel.floor, high.max()]))
     return {"data": data, "layout": layout}
 
 
@@ -287,4 +319,5 @@ _BUILD: dict[type, Any] = {
     panels.Density: _density,
     panels.Curves: _curves,
     panels.Distributions: _distributions,
+    panels.Estimated: _estimated,
 }

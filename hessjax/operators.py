@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree, Real
 
 from hessjax import trees
 
-__all__ = ["Linearized", "Matrix", "Operator", "Scaled", "Shifted", "Sum", "pytree", "shift"]
+__all__ = ["Linearized", "Matrix", "Operator", "Scaled", "Shifted", "Sum", "Wrapper", "pytree", "shift"]
 
 
 Class = TypeVar("Class", bound=type)
@@ -83,11 +83,62 @@ class Operator(abc.ABC):
         Raises:
           ValueError: `v` has another tree structure or other shapes than `like`.
         """
-        return _product(self, trees.conform(v, self.like))
+        v = trees.conform(v, self.like)
+        return self.product(v) if self.streamed else _product(self, v)
+
+    def products(self, block: PyTree) -> PyTree:
+        """A times every vector of a block (a leading axis on every leaf, of the dtypes of `like`)."""
+        if self.streamed:
+            vectors = [jax.tree.map(lambda x, k=k: x[k], block) for k in range(len(jax.tree.leaves(block)[0]))]
+            return jax.tree.map(lambda *x: jnp.stack(x), *map(self.product, vectors))
+        return _products(self, block)
 
     def linearized(self) -> Operator:
         """The same operator with the work shared by all products done once; itself where there is none."""
         return self
+
+    @property
+    def streamed(self) -> bool:
+        """Whether products are driven from the host, batch by batch, and so cannot be part of a compiled program."""
+        return False
+
+    @property
+    def num_deflated(self) -> int:
+        """Dimensions projected out, whose zero eigenvalues estimators of spectra leave out."""
+        return 0
+
+    def confine(self, v: PyTree) -> PyTree:
+        """The part of `v` in the space that spectra are taken over; all of it where nothing is deflated."""
+        return v
+
+    def to_scipy(self) -> Any:
+        """This operator as a `scipy.sparse.linalg.LinearOperator` on flat vectors in `ravel_pytree` order.
+
+        Example:
+          >>> Matrix(jnp.diag(jnp.array([1.0, 2.0]))).to_scipy().matvec([1.0, 1.0]).tolist()
+          [1.0, 2.0]
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        unravel = trees.ravel(trees.zeros_like(self.like))[1]
+
+        def matvec(x):
+            return np.asarray(trees.ravel(self.mv(unravel(jnp.asarray(x, self.dtype).ravel())))[0])
+
+        made: Any = LinearOperator  # its arguments are not those its type declares
+        return made(self.shape, matvec=matvec, rmatvec=matvec, dtype=np.dtype(self.dtype))
+
+    def to_lineax(self) -> Any:
+        """This operator as a `lineax.FunctionLinearOperator` on the same pytrees, tagged symmetric.
+
+        Raises:
+          ImportError: lineax is not installed.
+        """
+        try:
+            import lineax
+        except ImportError as error:
+            raise ImportError("to_lineax needs lineax; pip install lineax.") from error
+        return lineax.FunctionLinearOperator(self.mv, self.like, lineax.symmetric_tag)
 
     def defects(self) -> dict[str, tuple[Array, str]]:
         """Relative defects only this kind of operator can have, each with its cause, for `check_operator`."""
@@ -136,6 +187,12 @@ class Operator(abc.ABC):
 @jax.jit
 def _product(op: Operator, v: PyTree) -> PyTree:
     return op.product(v)
+
+
+@jax.jit
+def _products(op: Operator, block: PyTree) -> PyTree:
+    # On a CPU one after another: together they leave the cache.
+    return jax.lax.map(op.product, block) if jax.default_backend() == "cpu" else jax.vmap(op.product)(block)
 
 
 def _is_scalar(c: Any) -> bool:
@@ -219,60 +276,88 @@ class Sum(Operator):
         return self.a.like
 
     def product(self, v: PyTree) -> PyTree:
-        other = self.b.product(trees.conform(v, self.b.like))
-        return jax.tree.map(lambda x, y: (x + y).astype(x.dtype), self.a.product(v), other)
+        if self.streamed:  # from the host, where mv compiles a part that is not streamed
+            return self._add(self.a.mv(v), self.b.mv(v))
+        return self._add(self.a.product(v), self.b.product(trees.conform(v, self.b.like)))
+
+    def products(self, block: PyTree) -> PyTree:
+        other = jax.tree.map(lambda x, like: x.astype(like.dtype), block, self.b.like)
+        return self._add(self.a.products(block), self.b.products(other))
+
+    def _add(self, av: PyTree, bv: PyTree) -> PyTree:
+        return jax.tree.map(lambda x, y: (x + y).astype(x.dtype), av, bv)
 
     def linearized(self) -> Operator:
         return Sum(self.a.linearized(), self.b.linearized())
+
+    @property
+    def streamed(self) -> bool:
+        return self.a.streamed or self.b.streamed
 
     def defects(self) -> dict[str, tuple[Array, str]]:
         return {**self.a.defects(), **self.b.defects()}
 
 
+class Wrapper(Operator):
+    """An operator made of one other, `a`, on the same space; what it does not say is as `a` says."""
+
+    a: Operator
+
+    @property
+    def like(self) -> PyTree:
+        return self.a.like
+
+    @property
+    def streamed(self) -> bool:
+        return self.a.streamed
+
+    @property
+    def num_deflated(self) -> int:
+        return self.a.num_deflated
+
+    def confine(self, v: PyTree) -> PyTree:
+        return self.a.confine(v)
+
+    def defects(self) -> dict[str, tuple[Array, str]]:
+        return self.a.defects()
+
+
 @final
 @pytree
 @dataclass(frozen=True, eq=False, repr=False)
-class Scaled(Operator):
+class Scaled(Wrapper):
     """c A for a real scalar c, which is a leaf: another c does not retrace."""
 
     a: Operator
     c: Any
 
-    @property
-    def like(self) -> PyTree:
-        return self.a.like
-
     def product(self, v: PyTree) -> PyTree:
         return trees.scale(self.c, self.a.product(v))
 
+    def products(self, block: PyTree) -> PyTree:
+        return trees.scale(self.c, self.a.products(block))
+
     def linearized(self) -> Operator:
         return Scaled(self.a.linearized(), self.c)
-
-    def defects(self) -> dict[str, tuple[Array, str]]:
-        return self.a.defects()
 
 
 @final
 @pytree
 @dataclass(frozen=True, eq=False, repr=False)
-class Shifted(Operator):
+class Shifted(Wrapper):
     """A + c I; made by `shift`."""
 
     a: Operator
     c: Any
 
-    @property
-    def like(self) -> PyTree:
-        return self.a.like
-
     def product(self, v: PyTree) -> PyTree:
         return trees.add(self.a.product(v), trees.scale(self.c, v))
 
+    def products(self, block: PyTree) -> PyTree:
+        return trees.add(self.a.products(block), trees.scale(self.c, block))
+
     def linearized(self) -> Operator:
         return Shifted(self.a.linearized(), self.c)
-
-    def defects(self) -> dict[str, tuple[Array, str]]:
-        return self.a.defects()
 
 
 def shift(op: Operator, c: Scalar) -> Operator:

@@ -27,16 +27,20 @@ from hessjax.tables import SHORT, by_row, label, note, num_params, number, rows,
 if TYPE_CHECKING:
     import xarray as xr
 
+    from hessjax.spectra import Spectrum
+
 __all__ = [
     "Curve",
     "Curves",
     "Density",
     "Distribution",
     "Distributions",
+    "Estimated",
     "Scatter",
     "curves",
     "density",
     "distributions",
+    "estimated",
     "gradient",
     "index",
     "panels",
@@ -95,6 +99,24 @@ class Density(NamedTuple):
     threshold: float
     edges: np.ndarray
     density: np.ndarray
+    floor: float
+    outliers: np.ndarray
+
+
+class Estimated(NamedTuple):
+    """An estimated density [point] with its 95 % band, and the eigenvalues that are known one by one.
+
+    `floor` is where a logarithmic density axis ends: a third of the peak of a single eigenvalue.
+    """
+
+    title: str
+    note: str
+    axis: Axis
+    threshold: float
+    grid: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     floor: float
     outliers: np.ndarray
 
@@ -230,6 +252,42 @@ def density(ds: xr.Dataset) -> Density:
     title = f"{zero} % of eigenvalues count as zero at step {steps[last]:,}"
     floor = float(max(0.7 * np.nanmin(stack[stack > 0]), 1e-5 * np.nanmax(stack)))
     return Density(title, note(ds), steps, axis, threshold, parts[0].edges, stack, floor, outliers)
+
+
+def estimated(found: Spectrum) -> Estimated:
+    """The density of a spectrum estimated from products, with its band over probes and its outliers.
+
+    The axis is linear within the kernel's width and logarithmic beyond; the density is per unit of lambda.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, hessjax as hj
+        >>> found = hj.spectrum(hj.Matrix(jnp.diag(jnp.arange(20.0))), jax.random.key(0), k=2)
+        >>> estimated(found).outliers.round(3).tolist()
+        [18.0, 19.0]
+    """
+    width, grid = found.width(), found.grid()
+    curve = found.density(grid)
+    value, error = np.asarray(curve.value, float), np.nan_to_num(np.asarray(curve.std_error, float))
+    one = 1 / (found.size * width * np.sqrt(2 * np.pi))
+    negative = found.negative
+    resolved = f"{number(100 * float(negative.value), 2)} %"
+    if float(negative.unresolved) > 0.5e-3:
+        resolved += f" to {number(100 * float(negative.value + negative.unresolved), 2)} %"
+    count, steps = found.bulk.nodes.shape
+    text = f"{found.size:,} parameters; {int(found.num_matvecs):,} products: {len(found.outliers.values)} eigenvalues "
+    text += f"one by one, the rest by {count} probes x {steps} steps; kernel {number(width, 2)}; band: 95 %"
+    return Estimated(
+        title=f"{resolved} of eigenvalues are below −{number(float(negative.threshold), 2)}",
+        note=text,
+        axis=Axis("arcsinh", width),
+        threshold=float(negative.threshold),
+        grid=grid,
+        value=value,
+        low=value - 1.96 * error,
+        high=value + 1.96 * error,
+        floor=one / 3,
+        outliers=np.asarray(found.outliers.values, float),
+    )
 
 
 def distributions(ds: xr.Dataset) -> Distributions:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
+from functools import partial
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -16,14 +18,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hessjax import interactive, panels, plot
-from hessjax.tables import SHORT, by_row, done, note, num_params, number, per_time, unit, usable
+from hessjax.tables import SHORT, by_row, done, note, num_params, number, per_time, spectrum_facts, unit, usable
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from hessjax.spectra import Spectrum
+
 __all__ = ["report"]
 
 _CAPTIONS = {
+    "density": "The density of all eigenvalues, each a Gaussian of the kernel's width; the axis is linear within that "
+    "width and logarithmic beyond. Ticks: eigenvalues found one by one. Band: 95 % over probes.",
     "negative": "Every initialisation at every measured time is a point: the share of eigenvalues below minus the "
     "threshold, which at a critical point is its index; no point here need be critical: see the gradient norm. "
     "Black: running median; dashed: 10 and 90 %.",
@@ -37,12 +43,16 @@ _CAPTIONS = {
 }
 
 
-def report(store_or_result: str | Path | xr.Dataset, path: str | Path) -> Path:
-    """Write one self-contained HTML page about a sweep, and its figures as PNG in a folder `<stem>_figures` beside it.
+def report(
+    store_or_result: str | Path | xr.Dataset | Spectrum, path: str | Path, *, facts: Mapping[str, Any] | None = None
+) -> Path:
+    """Write one self-contained HTML page about a sweep or a spectrum, and its figures as PNG in a folder beside it.
 
     Args:
-        store_or_result: A sweep's store, or the Dataset that open_sweep returns.
-        path: An .html file, or a folder for `report.html`. Missing folders are made, an older report is replaced.
+        store_or_result: A sweep's store, the Dataset that open_sweep returns, or what hj.spectrum returns.
+        path: An .html file, or a folder for `report.html`. Missing folders are made, an older report is replaced. The
+            pictures are in `<stem>_figures`.
+        facts: What a spectrum is of, as rows of a table: {"landscape": ..., "loss": ...}. A sweep knows its own.
 
     Returns:
         The HTML file.
@@ -50,7 +60,7 @@ def report(store_or_result: str | Path | xr.Dataset, path: str | Path) -> Path:
     Raises:
         ImportError: plotly or matplotlib is missing; the message says what to install.
         OSError: `path` cannot be written.
-        TypeError: `store_or_result` is neither a path nor a Dataset.
+        TypeError: `store_or_result` is none of these.
 
     Example:
         >>> import tempfile, xarray as xr
@@ -61,14 +71,19 @@ def report(store_or_result: str | Path | xr.Dataset, path: str | Path) -> Path:
         ...     print(report(ds, folder).name)
         report.html
     """
-    script = _plotly_js()
-    ds, path = _dataset(store_or_result).compute(), _destination(path)
-    found = panels.panels(ds)
+    script, path = _plotly_js(), _destination(path)
+    if isinstance(store_or_result, tuple) and hasattr(store_or_result, "outliers"):
+        found: dict[str, Any] = {"density": panels.estimated(store_or_result)}
+        parts, save = _spectrum_parts(store_or_result, found, facts or {}), plot.save
+    else:
+        ds = _dataset(store_or_result).compute()
+        found = panels.panels(ds)
+        parts, save = _sweep_parts(ds, found), partial(plot.save_all, ds)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = path.parent / f"{path.stem}_figures"
-        plot.save_all(ds, folder, found=found)
-        _write(path, _page(ds, found, folder.name, script))
+        save(folder, found=found)
+        _write(path, _page(parts, found, folder.name, script))
     except OSError as err:
         raise OSError(f"cannot write the report {path}: {err.strerror or err}.") from err
     return path
@@ -84,14 +99,16 @@ def _plotly_js() -> str:
     return re.sub(r"</(script)", r"<\\/\1", get_plotlyjs(), flags=re.IGNORECASE)
 
 
-def _dataset(store_or_result: str | Path | xr.Dataset) -> xr.Dataset:
+def _dataset(store_or_result: Any) -> xr.Dataset:
     if isinstance(store_or_result, str | os.PathLike):
         from hessjax.ensemble import open_sweep
 
-        return open_sweep(store_or_result)
+        return open_sweep(Path(store_or_result))
     if not hasattr(store_or_result, "data_vars"):
         got = type(store_or_result).__name__
-        raise TypeError(f"report wants a sweep's path or the Dataset of open_sweep, got {got}.")
+        raise TypeError(
+            f"report wants a sweep's path or the Dataset of open_sweep, got {got}; or hj.spectrum's result."
+        )
     return store_or_result
 
 
@@ -116,24 +133,47 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _page(ds: xr.Dataset, found: dict, folder: str, script: str) -> str:
-    landscape = ds.attrs.get("landscape", {})
-    title = str(ds.attrs.get("title") or "A sweep of Hessian spectra")
+def _page(parts: dict[str, str], found: dict, folder: str, script: str) -> str:
     figures = {name: interactive.figure(panel) for name, panel in found.items()}
-    parts = {
-        "TITLE": escape(title),
-        "LEAD": escape(_lead(ds, landscape)),
-        "RUN": _run(ds, landscape),
+    parts = parts | {
         "FIGURES": "\n".join(_figure(name, panel, folder) for name, panel in found.items()),
-        "NUMBERS": _numbers(ds),
         "FOLDER": quote(folder),
-        "FOOT": escape(" · ".join(f"{k} {v}" for k, v in _foot(ds).items())),
         "DATA": _json(figures),
         "PLOTLY": script,
     }
     # One pass, so that nothing inside a part is taken for a placeholder.
     template = resources.files("hessjax").joinpath("page.html").read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda match: parts[match[1]], template)
+
+
+def _sweep_parts(ds: xr.Dataset, found: dict) -> dict[str, str]:
+    landscape = ds.attrs.get("landscape", {})
+    return {
+        "TITLE": escape(str(ds.attrs.get("title") or "A sweep of Hessian spectra")),
+        "LEAD": escape(_lead(ds, landscape)),
+        "RUN": _run(ds, landscape),
+        "EXPLAINED": "Median over initialisations at each time; below it, the 5 and 95 % quantiles.",
+        "NUMBERS": _numbers(ds),
+        "FOOT": escape(" · ".join(f"{k} {v}" for k, v in _foot(ds).items())),
+    }
+
+
+def _spectrum_parts(found: Spectrum, drawn: dict, facts: Mapping[str, Any]) -> dict[str, str]:
+    of = f"{facts['landscape']}: its Hessian spectrum" if "landscape" in facts else "A spectrum"
+    panel, outliers = drawn["density"], found.outliers
+    body = "".join(
+        f"<tr><td>{k + 1}</td><td>{number(value, 6)}</td><td>{number(off)}</td><td>{'yes' if ok else 'no'}</td></tr>"
+        for k, (value, off, ok) in enumerate(zip(outliers.values, outliers.residuals, outliers.converged))
+    )
+    head = "<tr><th></th><th>λ</th><th>residual</th><th>converged</th></tr>"
+    return {
+        "TITLE": escape(f"{of}, from products alone"),
+        "LEAD": escape(f"{panel.title} · {found.size:,} parameters"),
+        "RUN": f'<div class="grid"><div>{_table(facts)}</div><div>{_table(spectrum_facts(found))}</div></div>',
+        "EXPLAINED": "The eigenvalues found one by one, with ‖Av − λv‖; the rest are in the figure.",
+        "NUMBERS": f"<table><thead>{head}</thead><tbody>{body}</tbody></table>",
+        "FOOT": escape(panel.note),
+    }
 
 
 def _json(value: Any) -> str:
@@ -196,7 +236,7 @@ def _threshold(ds: xr.Dataset, config: dict) -> str | None:
     return f"{rule}; used: {number(used.min())} to {number(used.max())}"
 
 
-def _table(items: dict) -> str:
+def _table(items: Mapping[str, Any]) -> str:
     def cell(value) -> str:
         if value is None or value == "":
             return "–"

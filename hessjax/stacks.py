@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["eigh", "eigvalsh"]
+__all__ = ["eigh", "eigvalsh", "svd"]
 
 
 def eigvalsh(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
@@ -29,6 +29,14 @@ def eigvalsh(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
 def eigh(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n n"]]:
     """Ascending eigenvalues, and eigenvectors as columns, of finite symmetric matrices."""
     return _mapped(_pairs, a) if _many_cpu_devices() else tuple(jnp.linalg.eigh(a))
+
+
+def svd(a: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, " k"], Float[Array, "k n"]]:
+    """U, singular values descending, and V' of one finite matrix; under vmap one after another."""
+    return _svd_alone(a)
+
+
+_svd_alone = jax.custom_batching.sequential_vmap(lambda a: tuple(jnp.linalg.svd(a, full_matrices=False)))
 
 
 def _many_cpu_devices() -> bool:

@@ -16,6 +16,8 @@ from hessjax.figures import quantile_bands, scientific
 if TYPE_CHECKING:
     import xarray as xr
 
+    from hessjax.spectra import Spectrum
+
 __all__ = [
     "SHORT",
     "by_row",
@@ -27,6 +29,7 @@ __all__ = [
     "per_time",
     "rows",
     "shorten",
+    "spectrum_facts",
     "unit",
     "usable",
 ]
@@ -220,3 +223,32 @@ def note(ds: xr.Dataset) -> str:
 
 def _count(word: str, count: int) -> str:
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def spectrum_facts(found: Spectrum) -> dict[str, str]:
+    """What an estimated spectrum says, name by name, every number with its error.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, hessjax as hj
+        >>> found = hj.spectrum(hj.Matrix(jnp.diag(jnp.arange(20.0))), jax.random.key(0), k=2)
+        >>> spectrum_facts(found)["largest"]
+        '18 19'
+    """
+    negative, values = found.negative, found.outliers.values
+    percent = lambda x: number(100 * float(x), 3)
+    share = f"{percent(negative.value)} %"
+    if float(negative.unresolved) > 0:
+        share += f" to {percent(negative.value + negative.unresolved)} %"
+    lost = int((~np.asarray(found.outliers.converged)).sum())
+    error = f"± {percent(negative.std_error)} % standard error"
+    facts = {
+        "negative": f"{share}, {error} (below −{number(float(negative.threshold))})",
+        "trace": f"{number(float(found.trace.value), 5)} ± {number(float(found.trace.std_error), 2)}",
+        "smallest": " ".join(number(float(v), 4) for v in values[values < 0][:4]) or "none of the largest in magnitude",
+        "largest": " ".join(number(float(v), 4) for v in values[values >= 0][-4:])
+        or "none of the largest in magnitude",
+        "bulk": f"{number(float(found.bulk.nodes.min()))} to {number(float(found.bulk.nodes.max()))}, "
+        f"resolved to {number(float(found.bulk.resolution), 2)}",
+        "products": f"{int(found.num_matvecs):,}",
+    }
+    return facts | ({"not converged": f"{lost} of {len(values)} eigenvalues: see their residuals"} if lost else {})

@@ -12,15 +12,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree, UInt32
 
 __all__ = [
+    "PRNGKey",
     "add",
+    "axpy",
     "cast",
     "check_params",
+    "combine",
     "conform",
     "dot",
+    "dots",
+    "gram",
+    "lift",
     "norm",
+    "normal_like",
     "path_str",
     "rademacher_like",
     "ravel",
@@ -29,7 +36,11 @@ __all__ = [
     "size",
     "structs",
     "vary_like",
+    "vary_with",
+    "zeros_like",
 ]
+
+PRNGKey = Key[Array, ""] | UInt32[Array, "2"]  # typed or legacy
 
 
 def path_str(path: tuple[Any, ...]) -> str:
@@ -114,6 +125,30 @@ def vary_like(v: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x, other: jnp.where(False, other, x), v, like)
 
 
+def vary_with(tree: PyTree, other: Any) -> PyTree:
+    """`tree`, marked as varying over every mesh axis that any array of `other` varies over: what a loop starts from.
+
+    As `vary_like`, for another tree; the compiler drops it, and no array of `other` is moved.
+    """
+    floating = lambda x: hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) and jnp.size(x)
+    for anchor in filter(floating, jax.tree.leaves(other)):
+        first = jnp.asarray(anchor).ravel()[0]
+        tree = jax.tree.map(lambda x, a=first: jnp.where(False, a.astype(x.dtype), x), tree)
+    return tree
+
+
+def zeros_like(like: PyTree, *leading: int) -> PyTree:
+    """Zeros in the shapes of `like`, with `leading` axes before them."""
+    return jax.tree.map(lambda s: jnp.zeros((*leading, *s.shape), s.dtype), like)
+
+
+def lift(tree: PyTree) -> PyTree:
+    """Leaves of less than float32 as float32: what a recurrence is computed in. Arrays or shapes."""
+    wide = lambda x: jnp.promote_types(x.dtype, jnp.float32)
+    shapes = lambda x: jax.ShapeDtypeStruct(x.shape, wide(x))
+    return jax.tree.map(lambda x: shapes(x) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(wide(x)), tree)
+
+
 def dot(u: PyTree, v: PyTree) -> Float[Array, ""]:
     """The inner product u . v, accumulated in at least float32.
 
@@ -127,8 +162,59 @@ def dot(u: PyTree, v: PyTree) -> Float[Array, ""]:
 
 
 def norm(v: PyTree) -> Float[Array, ""]:
-    """The Euclidean norm of v, in at least float32."""
-    return jnp.sqrt(dot(v, v))
+    """The Euclidean norm of v, in at least float32; no entry is too small or too large to be squared.
+
+    Example:
+      >>> float(norm(jnp.array([3e-30, 4e-30]))) / 5e-30 > 0.999
+      True
+    """
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in jax.tree.leaves(v)]))
+    usable = jnp.isfinite(largest) & (largest > 0)
+    unit = jnp.where(usable, largest, 1).astype(scalar_dtype(v))
+    squares = lambda x: jnp.sum((x.astype(unit.dtype) / unit) ** 2)
+    return unit * jnp.sqrt(sum(map(squares, jax.tree.leaves(v)), start=jnp.zeros((), unit.dtype)))
+
+
+def _contract(a: Array, b: Array, axes: Any) -> Array:
+    # Over the axes as they are (a reshape would gather a sharded leaf); accelerators would multiply float32 at less.
+    return jnp.tensordot(a, b, axes=axes, precision="highest")
+
+
+def dots(block: PyTree, v: PyTree) -> Float[Array, " k"]:
+    """Inner products of the k vectors of a block (leading axis) with v.
+
+    Example:
+      >>> dots(jnp.eye(2), jnp.array([3.0, 4.0])).tolist()
+      [3.0, 4.0]
+    """
+    leaf = lambda q, x: _contract(q, x, (tuple(range(1, q.ndim)), tuple(range(x.ndim))))
+    return sum(jax.tree.leaves(jax.tree.map(leaf, block, v)))  # pyright: ignore[reportReturnType]
+
+
+def gram(a: PyTree, b: PyTree) -> Float[Array, "j k"]:
+    """Inner products of every vector of one block with every vector of another.
+
+    Example:
+      >>> gram(jnp.eye(2), jnp.ones((1, 2))).tolist()
+      [[1.0], [1.0]]
+    """
+    leaf = lambda x, y: _contract(x, y, (tuple(range(1, x.ndim)), tuple(range(1, y.ndim))))
+    return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)))  # pyright: ignore[reportReturnType]
+
+
+def combine(c: Float[Array, "*m k"], block: PyTree) -> PyTree:
+    """Linear combinations of the k vectors of a block: one vector for c of shape [k], a block for [m, k].
+
+    Example:
+      >>> combine(jnp.array([2.0, 3.0]), jnp.eye(2)).tolist()
+      [2.0, 3.0]
+    """
+    return jax.tree.map(lambda q: _contract(c.astype(q.dtype), q, 1), block)
+
+
+def axpy(c: Any, x: PyTree, y: PyTree) -> PyTree:
+    """c x + y, in the dtype of y."""
+    return jax.tree.map(lambda a, b: (c * a + b).astype(b.dtype), x, y)
 
 
 def add(u: PyTree, v: PyTree) -> PyTree:
@@ -151,11 +237,28 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(leaf, tree)
 
 
-def draw_like(draw: Callable, key: Key[Array, ""], like: PyTree) -> PyTree:
-    """A random tree shaped like `like`: `draw(key, shape, dtype)` per leaf, with a key of its own."""
+APART = 2**20  # scalars from which a leaf is drawn by itself: one array for all would be replicated where it is sharded
+
+
+def draw_like(draw: Callable, key: PRNGKey, like: PyTree) -> PyTree:
+    """A random tree shaped like `like`: `draw(key, shape, dtype)` for all small leaves at once and per large shape.
+
+    A generator is what takes longest to compile, so there are few; the barrier keeps it from being fused, and run
+    again, into everything that reads it.
+    """
     leaves, structure = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten([draw(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+    groups: dict[Any, list[int]] = {}
+    for i, x in enumerate(leaves):
+        groups.setdefault((x.dtype, x.shape if x.size > APART else None), []).append(i)
+    drawn: dict[int, Array] = {}
+    for k, ((dtype, shape), members) in zip(jax.random.split(key, len(groups)), groups.items(), strict=True):
+        sizes = [leaves[i].size for i in members]
+        whole = (len(members), *shape) if shape else (sum(sizes),)
+        values = jax.lax.optimization_barrier(draw(k, whole, dtype))
+        ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+        for n, i in enumerate(members):
+            drawn[i] = values[n] if shape else values[ends[n] - sizes[n] : ends[n]].reshape(leaves[i].shape)
+    return structure.unflatten([drawn[i] for i in range(len(leaves))])
 
 
 def normal_like(key: Key[Array, ""], like: PyTree) -> PyTree:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from hessjax import cli, flags
+from hessjax import commands, flags
 from hessjax.cli import main
 from hessjax.config import Sweep
 from hessjax.ensemble import open_sweep
@@ -146,7 +146,7 @@ def test_what_numpy_or_jax_raise_is_a_bug_and_not_bad_input(monkeypatch):
     def numpys(*_, **__):
         return np.concatenate([np.zeros(2), np.zeros((2, 2))], axis=3)
 
-    monkeypatch.setattr("hessjax.ensemble.spectrum", numpys)
+    monkeypatch.setattr("hessjax.single.exact", numpys)
     with pytest.raises(ValueError, match="axis"):
         main(["spectrum", "--landscape", "quadratic"])
 
@@ -166,7 +166,7 @@ def test_help_imports_no_jax_and_names_every_command_and_field():
     found = python("-c", code)
     assert (found.returncode, found.stderr) == (0, "")
     assert found.stdout.endswith("HEAVY []\n")
-    for word in (*cli.COMMANDS, *(f"--{name.replace('_', '-')}" for name in Sweep.__dataclass_fields__)):
+    for word in (*commands.COMMANDS, *(f"--{name.replace('_', '-')}" for name in Sweep.__dataclass_fields__)):
         assert word in found.stdout
 
 
@@ -293,7 +293,7 @@ def test_interruption_is_one_line_and_exit_code_130(monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hessjax.ensemble.spectrum", interrupt)
+    monkeypatch.setattr("hessjax.single.exact", interrupt)
     assert main(["spectrum", "--landscape", "quadratic"]) == 130
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -350,7 +350,7 @@ def test_a_word_after_equals_is_read_as_a_person_means_it(text, value):
 )  # fmt: skip
 def test_every_option_value_survives_the_flags(value):
     config = Sweep(landscape="quadratic", options={"x": value}, optimizer_options={"y": value})
-    back = flags.to_sweep(cli._sweep_command(**flags.sweep_words(config))())
+    back = flags.to_sweep(commands.sweep_command(**flags.sweep_words(config))())
     assert back == config
     assert back.to_dict() == config.to_dict()
 

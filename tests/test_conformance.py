@@ -1,18 +1,20 @@
 """What every operator and every landscape must do; a row in a table inherits all of it."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from problems import ALL, SIGNS, X, arrays, logistic
+from problems import ALL, LABELS, SIGNS, STREAMED, X, arrays, cross_entropy, linear_model, logistic
 
 import hessjax as hj
 from hessjax import trees
 
 operators = pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
-movable = pytest.mark.parametrize("case", [c for c in ALL if c.moves], ids=lambda case: case.name)
+operators_and_streams = pytest.mark.parametrize("case", ALL + STREAMED, ids=lambda case: case.name)
 C = 50  # rounding: a product sums n terms of up to a few hundred operations, each eps relative to ||A||
 
 
@@ -20,7 +22,7 @@ def tolerance(dtype, a):
     return C * float(jnp.finfo(dtype).eps) * len(a) * np.abs(a).sum(axis=1).max()
 
 
-@operators
+@operators_and_streams
 def test_dense_is_the_oracle_and_exactly_symmetric(case, dtype):
     oracle = case.oracle(0.5)
     got = np.asarray(hj.dense(case.make(0.5, dtype)))
@@ -29,7 +31,7 @@ def test_dense_is_the_oracle_and_exactly_symmetric(case, dtype):
     np.testing.assert_array_equal(got, got.T)
 
 
-@operators
+@operators_and_streams
 def test_passes_its_own_checks(case, dtype):
     report = hj.check_operator(case.make(1.0, dtype), jax.random.key(1))
     assert report.ok
@@ -47,7 +49,19 @@ def test_jit_is_eager_and_keeps_dtype_and_structure(case, dtype):
     assert op.size == trees.size(v) == len(case.oracle(1.0))
 
 
-@movable
+@pytest.mark.parametrize("case", STREAMED, ids=lambda case: case.name)
+def test_streams_keep_dtype_and_structure_and_multiply_blocks(case, dtype):
+    op, v = vector(case, dtype)
+    got, oracle = op.mv(v), case.oracle(1.0)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, v)
+    np.testing.assert_allclose(trees.ravel(got)[0], oracle @ trees.ravel(v)[0], atol=tolerance(dtype, oracle))
+    block = op.products(jax.tree.map(lambda x: jnp.stack([x, -x, 2 * x]), v))
+    for k, c in enumerate((1, -1, 2)):
+        want = trees.scale(c, got)
+        chex.assert_trees_all_close(jax.tree.map(lambda x, k=k: x[k], block), want, atol=tolerance(dtype, oracle))
+
+
+@operators
 def test_vmap_over_params_is_a_loop_without_retracing(case):
     chex.clear_trace_counter()
     product = jax.jit(chex.assert_max_traces(lambda op, v: op.mv(v), n=1))
@@ -67,7 +81,7 @@ def test_rows_over_eight_devices_are_one_device(case):
     eight = jax.tree.map(lambda x: jnp.concatenate([x] * 8), op.batch)  # 8 N rows divide evenly; the mean is the same
     mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(eight, NamedSharding(mesh, PartitionSpec("data")))
-    sharded = hj.Hessian(op.loss, op.params, spread, chunk=op.chunk)
+    sharded = dataclasses.replace(op, batch=spread)
     got = jax.jit(lambda o, x: o.mv(x))(sharded, v)
     chex.assert_trees_all_close(got, op.mv(v), atol=tolerance(dtype, case.oracle(1.0)))
 
@@ -82,6 +96,23 @@ def test_inits_over_devices_in_shard_map_are_one_device(chunk, check_vma):
     spread = jax.shard_map(spectrum, mesh=mesh, in_specs=lane, out_specs=lane, check_vma=check_vma)
     alone = jnp.concatenate([spectrum(params[k : k + 1]) for k in range(8)])
     np.testing.assert_allclose(jax.jit(spread)(params), alone, atol=C * float(jnp.finfo("float32").eps))
+
+
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_every_curvature_passes_through_shard_map(chunk):
+    params, batch = jax.random.normal(jax.random.key(0), (8, 4, 3)), arrays("float32", X, LABELS)
+
+    def product(p):
+        problem = linear_model, cross_entropy, {"kernel": p[0]}, batch
+        sampled = hj.Fisher(*problem, kind="sampled", key=jax.random.key(1), chunk=chunk)
+        op = sampled + hj.GaussNewton(*problem, chunk=chunk) + hj.Residual(*problem, chunk=chunk)
+        return (op.mv({"kernel": jnp.ones((4, 3))})["kernel"] + op.linearized().mv(problem[2])["kernel"])[None]
+
+    mesh = Mesh(np.array(jax.devices()), ("init",), axis_types=(AxisType.Auto,))
+    lane = PartitionSpec("init")
+    spread = jax.jit(jax.shard_map(product, mesh=mesh, in_specs=lane, out_specs=lane, check_vma=True))
+    alone = jnp.concatenate([product(params[k : k + 1]) for k in range(8)])
+    np.testing.assert_allclose(spread(params), alone, atol=C * float(jnp.finfo("float32").eps))
 
 
 def vector(case, dtype):

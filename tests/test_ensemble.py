@@ -18,8 +18,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import hessjax as hj
 from hessjax import Landscape, StoreError, Sweep, ensemble
-from hessjax.ensemble import open_sweep, spectrum, sweep
+from hessjax.ensemble import open_sweep, sweep
 from hessjax.lanes import Lanes
+from hessjax.single import exact
 from hessjax.store import Store
 
 CLOUDS = "landscape_module_for_tests:clouds"
@@ -183,7 +184,7 @@ def test_a_landscape_is_the_same_as_an_object_by_name_and_from_a_module(whole, t
 
 
 def test_spectrum_is_the_sweeps_last_row(whole):
-    row, stored = spectrum(config_of(), init=5), open_sweep(whole)
+    row, stored = exact(config_of(), init=5), open_sweep(whole)
     n, norm = 3, float(stored["max_eigenvalue"][5].max())
     tolerance = 64 * np.finfo("float32").eps * n * norm
     for name in ("loss", "grad_norm", "eigenvalues", "trace", "threshold"):
@@ -191,7 +192,7 @@ def test_spectrum_is_the_sweeps_last_row(whole):
     for name in ("negative", "zero", "positive", "status"):
         assert row[name] == stored[name].values[5, -1]
     with pytest.raises(ValueError, match="init must be at least 0, got -1"):
-        spectrum(config_of(), init=-1)
+        exact(config_of(), init=-1)
 
 
 def test_mini_batches_are_a_matter_of_seed_init_and_step_alone(tmp_path):

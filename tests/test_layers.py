@@ -15,18 +15,22 @@ ROOT = Path(hessjax.__file__).parent
 LAYERS = [
     ["config", "devices", "landscapes.base", "landscapes.data", "progress", "stacks", "store", "trees"],
     ["operators", "rows"],
-    ["checks", "objective"],
-    ["curvature", "landscapes.networks", "landscapes.surfaces", "train"],
-    ["assembly"],
+    ["adapters", "checks", "driving", "objective", "projections"],
+    ["curvature", "estimates", "krylov", "landscapes.networks", "landscapes.surfaces", "train"],
+    ["assembly", "extremes", "gauss_newton", "negative", "quadrature", "sketches", "streamed"],
+    ["fisher", "functionals", "traces"],
+    ["spectra"],
     ["lanes", "pool"],
-    ["records"],
+    ["records", "single"],
     ["ensemble"],
     ["figures"],
     ["axes", "tables"],
     ["panels"],
-    ["interactive", "plot"],
+    ["drawing", "interactive"],
+    ["plot"],
     ["reporting"],
     ["flags"],
+    ["commands"],
     ["cli"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -35,11 +39,11 @@ FILES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorted(
 MODULES = {name: f for name, f in FILES.items() if name not in EXEMPT}
 # The only modules that may import the heavy or optional package named.
 KEPT_IN = {
-    "flax": {"landscapes.networks"},
+    "flax": {"adapters", "landscapes.networks"},
     "sklearn": {"landscapes.data"},
     "tensorstore": {"store"},
-    "tyro": {"cli", "flags"},
-    "xarray": {"ensemble", "figures", "axes", "panels", "interactive", "tables", "plot", "reporting"},
+    "tyro": {"cli", "commands", "flags"},
+    "xarray": {"ensemble", "figures", "axes", "panels", "interactive", "drawing", "tables", "plot", "reporting"},
     "zarr": {"ensemble"},
     "rich": {"progress"},
 }
@@ -85,10 +89,23 @@ def test_landscapes_know_nothing_of_curvature(module):
     assert {name for name in ours if not name.startswith("landscapes.")} <= {"trees", "rows", "config"}
 
 
-@pytest.mark.parametrize("module", ["operators", "checks", "curvature", "assembly", "stacks"])
+CURVATURES = ["curvature", "gauss_newton", "fisher", "streamed"]
+
+
+@pytest.mark.parametrize("module", ["operators", "projections", "checks", *CURVATURES, "assembly", "stacks"])
 def test_spectral_modules_know_nothing_of_landscapes(module):
     ours, _ = imported(MODULES[module])
     assert [name for name in ours if name.startswith("landscapes")] == []
+
+
+ESTIMATORS = ["driving", "krylov", "estimates", "quadrature", "functionals", "negative", "sketches", "traces"]
+ESTIMATORS += ["extremes", "spectra"]
+
+
+@pytest.mark.parametrize("module", ESTIMATORS)
+def test_estimators_run_on_a_bare_matrix(module):
+    ours, _ = imported(MODULES[module])
+    assert ours & {"curvature", "gauss_newton", "fisher", "streamed", "rows", "objective", "landscapes.base"} == set()
 
 
 @pytest.mark.parametrize("package", KEPT_IN)
@@ -148,7 +165,8 @@ def in_fresh_python(code):
 
 
 def test_importing_the_package_or_the_command_line_imports_no_jax():
-    code = "import sys, hessjax, hessjax.cli; print(any(m in sys.modules for m in ('jax', 'flax', 'scipy')))"
+    heavy = ("jax", "flax", "scipy")
+    code = f"import sys, hessjax, hessjax.cli, hessjax.commands; print(any(m in sys.modules for m in {heavy}))"
     assert in_fresh_python(code) == "False"
 
 

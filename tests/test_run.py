@@ -200,6 +200,25 @@ def test_extras_add_up_so_that_commands_do_not_undo_each_other(run, monkeypatch,
     assert [what for what, _ in asked] == [".[all,test]", ".[all,lint,test]"]
 
 
+def test_rivals_get_an_environment_of_their_own_and_the_benchmarks_its_interpreter(run, monkeypatch, checkout):
+    asked, handed = [], []
+    monkeypatch.setattr(run, "environment", lambda *extras, name=".venv": asked.append((name, extras)) or f"{name}/python")
+    monkeypatch.setattr(run, "hand_over", lambda *given: handed.append(given) or 0)
+    monkeypatch.setenv("HESSJAX_PEERS", "stale")
+    run.main(["bench", "slq", "--peers"])
+    assert asked == [(".venv", ("all", "test")), (".venv-peers", ("bench",))]
+    assert handed == [(".venv/python", ["-m", "benchmarks", "slq"], checkout)]
+    assert os.environ["HESSJAX_PEERS"] == ".venv-peers/python"
+
+
+def test_a_folder_of_wheels_that_pip_was_told_of_holds_for_uv(run, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", "one two")
+    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
+    assert run.variables()["UV_FIND_LINKS"] == "one,two"
+    monkeypatch.setenv("UV_FIND_LINKS", "own")
+    assert run.variables()["UV_FIND_LINKS"] == "own"
+
+
 @pytest.mark.parametrize("stamp", ["unfinished", None])
 def test_environment_that_was_left_half_made_is_made_anew(run, monkeypatch, checkout, stamp):
     if stamp:

@@ -1,4 +1,4 @@
-"""Networks as landscapes; the only module of the package that imports flax.
+"""Networks as landscapes; imports flax, which the rest of the package but adapters.py does without.
 
 Every factory takes `dtype`, in which params are drawn and data stored, so that a run does not depend on the
 process's default float.

@@ -1,0 +1,191 @@
+"""What a quadrature says: density, distribution function, traces of functions, log-determinant.
+
+Arithmetic on nodes and weights, no products; every curve with its standard error over probes. Eigenvalues known
+exactly (`atoms`) join the bulk of a deflated operator at their own mass.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float, Real
+
+from hessjax.estimates import Estimate, mean
+from hessjax.operators import Operator
+from hessjax.projections import Eigenpairs
+from hessjax.quadrature import Quadrature, slq
+from hessjax.trees import PRNGKey
+
+__all__ = ["Curve", "cdf", "density", "logdet", "spectral_function"]
+
+Points = Real[Any, " grid"]
+Width = float | Real[Any, ""]
+
+
+class Curve(NamedTuple):
+    """A function on a grid, with its standard error over probes (NaN with one probe)."""
+
+    value: Float[Array, " grid"]
+    std_error: Float[Array, " grid"]
+
+
+def density(quadrature: Quadrature, grid: Points, *, width: Width, atoms: Eigenpairs | None = None) -> Curve:
+    """The eigenvalue density on a grid, every eigenvalue a Gaussian of unit mass.
+
+    Args:
+      quadrature: of `slq` or `kpm`.
+      grid: values of lambda.
+      width: standard deviation of the Gaussian, in units of lambda; a width below `quadrature.resolution` shows
+        nodes, not eigenvalues, and warns.
+      atoms: eigenpairs that were deflated from the operator whose quadrature this is; each counts 1/n.
+
+    Returns:
+      The density (it integrates to 1 over all lambda) and its standard error at every point.
+
+    Raises:
+      ValueError: width not above 0; atoms of another number than were deflated.
+
+    Example:
+      >>> import hessjax as hj
+      >>> q = hj.slq(hj.Matrix(jnp.diag(jnp.arange(8.0))), jax.random.key(0), num_probes=4)
+      >>> grid = jnp.linspace(-5.0, 12.0, 400)
+      >>> curve = hj.density(q, grid, width=1.0)
+      >>> round(float(jnp.trapezoid(curve.value, grid)), 3)
+      1.0
+    """
+    _check_width(width, quadrature)
+
+    def gaussian(centres):
+        z = (jnp.asarray(grid)[:, None] - centres) / width
+        return jnp.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
+
+    return _curve(quadrature, gaussian, atoms)
+
+
+def cdf(quadrature: Quadrature, x: Points, *, atoms: Eigenpairs | None = None) -> Curve:
+    """The share of eigenvalues at or below x.
+
+    A step at every node: between the nodes of unresolved bulk the truth may differ by the weight of a node.
+
+    Args:
+      quadrature: of `slq` or `kpm`.
+      x: values of lambda.
+      atoms: as for `density`.
+
+    Example:
+      >>> import hessjax as hj
+      >>> q = hj.slq(hj.Matrix(jnp.diag(jnp.array([1.0, 2.0]))), jax.random.key(0), num_probes=2)
+      >>> hj.cdf(q, jnp.array([0.5, 3.0])).value.tolist()
+      [0.0, 1.0]
+    """
+    return _curve(quadrature, lambda nodes: (nodes <= jnp.asarray(x)[:, None]).astype(nodes.dtype), atoms)
+
+
+def spectral_function(
+    quadrature: Quadrature, f: Callable[[Array], Array], *, atoms: Eigenpairs | None = None
+) -> Estimate:
+    """tr f(A) / n, the mean of f over the eigenvalues.
+
+    Args:
+      quadrature: of `slq` or `kpm`.
+      f: elementwise; polynomials up to degree 2 num_steps - 1 are integrated exactly for each probe.
+      atoms: as for `density`.
+
+    Returns:
+      The mean over probes, and its standard error. NaN where f is not finite at a node that has weight.
+
+    Example:
+      >>> import hessjax as hj
+      >>> q = hj.slq(hj.Matrix(jnp.eye(3)), jax.random.key(0), num_probes=2)
+      >>> round(float(hj.spectral_function(q, jnp.exp).value), 4)
+      2.7183
+    """
+    found = _curve(quadrature, lambda nodes: f(nodes)[None], atoms)
+    return Estimate(found.value[0], found.std_error[0], quadrature.num_matvecs)
+
+
+def logdet(
+    op: Operator,
+    key: PRNGKey,
+    *,
+    shift: float | Real[Any, ""] = 0.0,
+    num_steps: int = 64,
+    num_probes: int = 8,
+    reorthogonalize: str = "none",
+) -> Estimate:
+    """log det(A + shift I), of the whole operator.
+
+    Args:
+      op: a symmetric operator A.
+      key: draws the probes.
+      shift: added to every eigenvalue; A + shift I should be positive definite.
+      num_steps: as for `slq`.
+      num_probes: as for `slq`.
+      reorthogonalize: as for `slq`.
+
+    Returns:
+      NaN where a node plus the shift is not above 0.
+
+    Example:
+      >>> import hessjax as hj
+      >>> found = hj.logdet(hj.Matrix(2.0 * jnp.eye(3)), jax.random.key(0), num_probes=2)
+      >>> round(float(found.value), 4)   # 3 log 2
+      2.0794
+
+    References: Ubaru, Chen & Saad (2017), SIAM J. Matrix Anal. Appl. 38(4), doi:10.1137/16M1104974.
+    """
+    q = slq(op, key, num_steps=num_steps, num_probes=num_probes, reorthogonalize=reorthogonalize)
+    log = lambda nodes: jnp.where(nodes + shift > 0, jnp.log(jnp.where(nodes + shift > 0, nodes + shift, 1)), jnp.nan)
+    value, std_error, num_matvecs = spectral_function(q, log)
+    count = op.size - op.num_deflated
+    return Estimate(count * value, count * std_error, num_matvecs)
+
+
+def _curve(q: Quadrature, f: Callable[[Array], Array], atoms: Eigenpairs | None) -> Curve:
+    """The mean of f: [m] -> [points, m] over the eigenvalues: the probes' nodes, and atoms at their own mass."""
+
+    def one_probe(nodes, weights):
+        seen = weights != 0  # an unused slot's node is no eigenvalue: f may be infinite there
+        return jnp.sum(jnp.where(seen, f(nodes) * weights, 0), axis=-1)
+
+    value, std_error = mean(jax.vmap(one_probe)(q.nodes, q.weights))
+    if atoms is None:
+        return Curve(value, std_error)
+    _check_atoms(q, atoms)
+    known = jnp.mean(f(atoms.values.astype(q.nodes.dtype)), axis=-1)
+    return Curve(q.mass * value + (1 - q.mass) * known, q.mass * std_error)
+
+
+def _concrete(x: Any) -> bool:
+    return not isinstance(x, Tracer)
+
+
+def _check_width(width: Any, q: Quadrature) -> None:
+    if not _concrete(width):
+        return
+    if not width > 0:
+        raise ValueError(f"width must be above 0, in units of the eigenvalues; got {width!r}.")
+    if _concrete(q.resolution) and width < q.resolution:
+        warnings.warn(
+            f"width {float(width):.3g} is below the quadrature's resolution {float(q.resolution):.3g}: peaks may be "
+            "nodes, not eigenvalues; take more steps, or a wider kernel.",
+            stacklevel=3,
+        )
+
+
+def _check_atoms(q: Quadrature, atoms: Eigenpairs) -> None:
+    if not _concrete(q.mass):
+        return
+    count = len(atoms.values)
+    size = sum(x[0].size for x in jax.tree.leaves(atoms.vectors))
+    if abs((1 - float(q.mass)) * size - count) > 0.5 + 1e-6 * size:
+        raise ValueError(
+            f"atoms are {count} eigenvalues of {size}, but the quadrature leaves out {(1 - float(q.mass)) * size:.0f}; "
+            "take it of the deflated operator: slq(deflate(op, atoms), key)."
+        )

@@ -1,0 +1,131 @@
+"""The share of negative eigenvalues of an operator too large for a matrix, with what is not resolved kept apart.
+
+A Gauss rule bounds how much of a probe's mass lies below a point; the bounds hold for every probe, and their
+distance is reported, not averaged away.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from hessjax.driving import check_operand, run
+from hessjax.estimates import mean
+from hessjax.krylov import Ritz, Tridiagonal, check_count, eps, is_full, ritz, tridiagonals
+from hessjax.operators import Operator
+from hessjax.trees import PRNGKey
+
+__all__ = ["Fraction", "bounds", "negative_fraction"]
+
+
+class Fraction(NamedTuple):
+    """A share of eigenvalues: the truth lies in [value, value + unresolved], up to the standard error at either end.
+
+    `threshold` is the absolute one, tol times the largest |Ritz value|.
+    """
+
+    value: Float[Array, ""]
+    std_error: Float[Array, ""]
+    unresolved: Float[Array, ""]
+    threshold: Float[Array, ""]
+    num_matvecs: Int[Array, ""]
+
+
+def negative_fraction(
+    op: Operator,
+    key: PRNGKey,
+    *,
+    tol: float,
+    num_steps: int = 64,
+    num_probes: int = 8,
+    reorthogonalize: str = "none",
+) -> Fraction:
+    """The share of eigenvalues below -tol ||A||, bounded from both sides.
+
+    Each probe's Gauss rule bounds its mass below the threshold: by the inequalities of Chebyshev, Markov and
+    Stieltjes (the nodes on either side of the threshold are in doubt, the others are not), and by the residuals of
+    the Ritz vectors (in a gap nothing is in doubt once they have converged). The narrower holds.
+
+    Args:
+      op: a symmetric operator A.
+      key: draws the probes.
+      tol: relative to ||A||, here the largest |Ritz value|; at least 0. At 0 the mass within rounding of zero is
+        unresolved.
+      num_steps: as for `slq`; more steps resolve more of the mass.
+      num_probes: as for `slq`; more probes lower the standard error.
+      reorthogonalize: as for `slq`.
+
+    Returns:
+      `value`: the mean lower bound; `unresolved`: how far the mean upper bound is above it.
+
+    Raises:
+      ValueError: tol negative; counts below 1.
+
+    Example:
+      >>> import hessjax as hj
+      >>> A = hj.Matrix(jnp.diag(jnp.array([-1.0, 1.0, 2.0, 3.0])))
+      >>> found = hj.negative_fraction(A, jax.random.key(0), tol=1e-3, num_probes=200)
+      >>> bool(abs(found.value - 0.25) < 3 * found.std_error), float(found.unresolved)
+      (True, 0.0)
+
+    References: Golub & Meurant (2010), Matrices, Moments and Quadrature, section 3; Szego (1939), section 3.41; Parlett
+      (1998), section 11.7 (Ritz vectors and gaps).
+    """
+    check_operand(op)
+    check_count("num_steps", num_steps)
+    check_count("num_probes", num_probes)
+    if not tol >= 0:
+        raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest |Ritz value|.")
+    options: dict[str, Any] = {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
+    return run(_negative_fraction, op, key, tol, **options)
+
+
+def _negative_fraction(op: Operator, key: Any, tol: Any, *, num_steps: int, num_probes: int, full: bool) -> Fraction:
+    return bounds(tridiagonals(op, key, num_steps=num_steps, num_probes=num_probes, full=full), op, tol)
+
+
+def bounds(t: Tridiagonal, op: Operator, tol: Any, known: Float[Array, " k"] | None = None) -> Fraction:
+    """The share below the threshold from Lanczos runs on `op`, and from eigenvalues known beside it."""
+    found = ritz(t, eps(op))
+    norm = jnp.max(jnp.abs(found.values))
+    if known is not None:
+        norm = jnp.maximum(norm, jnp.max(jnp.abs(known)))
+    threshold = (tol * norm).astype(found.values.dtype)
+    slack = 32 * eps(op) * norm  # how far Ritz values of products in this precision are from eigenvalues
+    low = jax.vmap(lambda r: _below(r, -threshold - slack)[0])(found)
+    high = jax.vmap(lambda r: _below(r, -threshold + slack)[1])(found)
+    value, error = mean(low)
+    upper, upper_error = mean(high)
+    unresolved = jnp.maximum(upper - value, 0)
+    parts = jnp.stack([value, jnp.maximum(error, upper_error), unresolved])
+    parts = jnp.where(norm == 0, 0, parts)  # the zero operator has no negative eigenvalue at any threshold
+    if known is not None:
+        parts = parts * (1 - len(known) / op.size)
+        parts = parts.at[0].add(jnp.sum(known < -threshold) / op.size)
+    return Fraction(parts[0], parts[1], parts[2], threshold, jnp.sum(t.num_steps_done))
+
+
+def _below(r: Ritz, x: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Bounds of the mass of a probe's measure below x."""
+    mass, above = jnp.cumsum(r.weights), r.values > x
+    count = jnp.sum(~above)  # nodes at or below x
+    at = lambda k: jnp.where(k <= 0, 0, mass[jnp.clip(k - 1, 0, len(mass) - 1)])
+    whole = at(count)
+    ended = r.residual == 0
+    low = jnp.where(ended, whole, at(count - 1))
+    high = jnp.where(ended, whole, at(count + 1))
+    # v is the sum of sqrt(w) y over Ritz vectors y; of each, the part on the wrong side of x is at most its residual
+    # over its distance from x.
+    stray = jnp.sqrt(r.weights) * r.last * r.residual / jnp.maximum(jnp.abs(r.values - x), jnp.finfo(x.dtype).tiny)
+    over, under = jnp.sum(jnp.where(above, stray, 0)), jnp.sum(jnp.where(above, 0, stray))
+    root = lambda y: jnp.sqrt(jnp.clip(y, 0, None))
+    at_least = jnp.clip(root(whole - under**2) - over, 0, None) ** 2
+    at_most = (root(whole) + over) ** 2
+    above_least = jnp.clip(root(1 - whole - over**2) - under, 0, None) ** 2
+    above_most = (root(1 - whole) + under) ** 2
+    low = jnp.maximum(low, jnp.maximum(at_least, 1 - above_most))
+    high = jnp.minimum(high, jnp.minimum(at_most, 1 - above_least))
+    return jnp.minimum(low, whole), jnp.maximum(high, whole)

@@ -1,0 +1,204 @@
+"""Traces from a sketch of the operator's range: Hutch++ and XTrace, the latter with an unbiased error estimate.
+
+What the sketch holds is traced exactly, what it leaves by random vectors. XTrace's published error takes its
+leave-one-out samples for independent and covers the truth too rarely; here their covariance is estimated as well,
+without bias, from the samples that leave two vectors out (`_leave_out`). Called by traces.py, which has the docs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from hessjax import stacks, trees
+from hessjax.driving import over, product, products, ready, space
+from hessjax.estimates import Estimate, mean, normal_equivalent
+from hessjax.krylov import eps, orthogonalize
+from hessjax.operators import Operator
+from hessjax.trees import PRNGKey
+
+__all__ = ["hutchpp", "rounding", "sampled", "squared", "xtrace"]
+
+
+def sampled(op: Operator, draw: Any, xs: PyTree, sample: Any) -> PyTree:
+    """sample(z, A z) for z = draw(x) of every x (leading axis)."""
+    if op.streamed:
+        block = jax.vmap(draw)(xs)
+        return jax.vmap(sample)(block, products(op, block))
+
+    def one(x):
+        z = draw(x)
+        return sample(z, product(op, z))
+
+    return over(op, one, xs)
+
+
+def squared(z: PyTree, az: PyTree) -> Float[Array, ""]:
+    """||A z||^2, whose mean is the square of the Frobenius norm."""
+    return trees.norm(az) ** 2
+
+
+def hutchpp(op: Operator, key: Any, *, num_probes: int, square: bool = False) -> Estimate:
+    """tr A (or tr A^2): exactly on the range of half the vectors, from the other half on its complement."""
+    size, op = op.size - op.num_deflated, ready(op)
+    if num_probes >= size:
+        return _exact(op, square)
+    half = max(num_probes // 2, 1)
+    vectors = _normals(op, key, max(num_probes, 2))
+    sketch, rest = (jax.tree.map(lambda x, a=a, b=b: x[a:b], vectors) for a, b in ((0, half), (half, None)))
+    basis = _orthonormal(products(op, sketch), op)
+    image = products(op, basis)
+    held = jnp.sum(_lengths(image) ** 2) if square else jnp.trace(trees.gram(basis, image))
+    rank = jnp.sum(_lengths(basis) > 0.5)
+    left = lambda z: _scaled(orthogonalize(z, basis, half), size - rank)
+    samples = sampled(op, left, rest, squared if square else trees.dot)
+    value, error = mean(samples)
+    error = error * normal_equivalent(len(samples), num_probes)  # fewer samples than probes: a longer tail
+    return Estimate(held + value, jnp.hypot(error, rounding(op, held)), jnp.int32(2 * half + len(samples)))
+
+
+def rounding(op: Operator, size: Float[Array, ""]) -> Float[Array, ""]:
+    """What sums of n rounded terms err by, summed in blocks: where a sketch is all of A nothing else is left."""
+    return 4 * op.size**0.25 * eps(op) * jnp.abs(size)
+
+
+def _scaled(z: PyTree, square: Any) -> PyTree:
+    """z at the length whose square is given: a Gaussian vector's length is noise, and its direction independent."""
+    length = trees.norm(z)
+    return trees.scale(jnp.where(length > 0, jnp.sqrt(square) / jnp.where(length > 0, length, 1), 0), z)
+
+
+def _exact(op: Operator, square: bool = False) -> Estimate:
+    """The trace from unit vectors, where there are no more of them than test vectors asked for."""
+    zeros = trees.zeros_like(space(op))
+    flat, unravel = trees.ravel(zeros)
+    unit = lambda j: op.confine(unravel((jnp.arange(flat.size) == j).astype(flat.dtype)))
+    samples = sampled(op, unit, jnp.arange(flat.size), squared if square else trees.dot)
+    total = jnp.sum(samples)
+    return Estimate(total, jnp.zeros_like(total), jnp.int32(flat.size))
+
+
+def _lengths(block: PyTree) -> Float[Array, " k"]:
+    return jax.vmap(trees.norm)(block)
+
+
+def _orthonormal(block: PyTree, op: Operator) -> PyTree:
+    """An orthonormal basis of a block's span; zero rows where a vector lies in the span of those before it."""
+    count = len(jax.tree.leaves(block)[0])
+    lengths = _lengths(block)
+    least = 8 * eps(op) * jnp.max(lengths)
+
+    def add(k, basis):
+        w = orthogonalize(jax.tree.map(lambda x: x[k], block), basis, count)
+        w = orthogonalize(w, basis, count)  # nearly dependent vectors: what is left is mostly rounding of the first
+        length = trees.norm(w)
+        q = trees.scale(jnp.where(length > least, 1 / jnp.where(length > least, length, 1), 0), w)
+        return jax.tree.map(lambda rows, x: rows.at[k].set(x), basis, q)
+
+    return jax.lax.fori_loop(0, count, add, jax.tree.map(jnp.zeros_like, block))
+
+
+class Sketch(NamedTuple):
+    """What XTrace needs of test vectors W, Q (a basis of the range of A W) and A, in the coordinates of Q.
+
+    `removed` has in row i the unit vector of the range of Q orthogonal to all A w_j but j = i; zero where w_i can be
+    left out without losing any of the range. `own` are w_i' A w_i, `square` are ||w_i||^2.
+    """
+
+    matrix: Float[Array, "m m"]
+    vectors: Float[Array, "m m"]
+    images: Float[Array, "m m"]
+    removed: Float[Array, "m m"]
+    own: Float[Array, " m"]
+    square: Float[Array, " m"]
+    rank: Float[Array, ""]
+
+
+def xtrace(op: Operator, key: Any, *, num_probes: int) -> Estimate:
+    """tr A from num_probes sketches that each leave one test vector out, for the vector to estimate the rest."""
+    size, op = op.size - op.num_deflated, ready(op)
+    if num_probes >= size:
+        return _exact(op)
+    sketch = _sketch(op, key, num_probes)
+    samples, pairs = _leave_out(sketch, size)
+    value, error = mean(samples)
+    unit = jnp.max(jnp.abs(pairs))
+    pairs = pairs / jnp.where(unit > 0, unit, 1)
+    covariance = jnp.sum(pairs * pairs.T) / max(num_probes * (num_probes - 1), 1)
+    least = rounding(op, jnp.sum(jnp.abs(jnp.diagonal(sketch.matrix))))
+    error = jnp.hypot(jnp.hypot(error, unit * jnp.sqrt(jnp.maximum(covariance, 0))), least)
+    return Estimate(value, error, jnp.int32(2 * num_probes))
+
+
+def _sketch(op: Operator, key: Any, count: int) -> Sketch:
+    w = _normals(op, key, count)
+    y = products(op, w)
+    q = _orthonormal(y, op)
+    z = products(op, q)
+    r = trees.gram(q, y)
+    left, sizes, right = stacks.svd(r)
+    kept = sizes > 4 * count * eps(op) * sizes[0]
+    onto = jnp.where(kept, left, 0)  # coordinates: of the numerical range alone
+    inverse = jnp.where(kept, 1 / jnp.where(kept, sizes, 1), 0)[:, None] * right
+    # w_i is needed for the range only if no vanishing combination of the A w_j involves it.
+    involved = jnp.sum(jnp.where(kept[:, None], 0, right) ** 2, axis=0) > eps(op)
+    length = jnp.linalg.norm(inverse, axis=0)
+    removed = jnp.where(involved | (length == 0), 0, inverse / jnp.where(length > 0, length, 1)).T
+    turn = partial(jnp.matmul, precision="highest")
+    return Sketch(
+        turn(turn(onto.T, trees.gram(q, z)), onto),
+        turn(onto.T, trees.gram(q, w)).T,
+        turn(onto.T, trees.gram(z, w)).T,
+        removed,
+        jax.vmap(trees.dot)(w, y),
+        _lengths(w) ** 2,
+        jnp.sum(kept).astype(r.dtype),
+    )
+
+
+def _leave_out(s: Sketch, size: int) -> tuple[Float[Array, " m"], Float[Array, "m m"]]:
+    """The trace with sketches that leave w_i out, t_i; and how much each changes when w_j is left out too, D_ij.
+
+    Given the other vectors, t_i is unbiased: E[t_i - tr A | w_j, j != i] = 0. So of t_i and t_j only the parts that
+    involve both w_i and w_j covary, and these are what leaving the other one out changes: cov(t_i, t_j) =
+    E[D_ij D_ji], exactly. The variance of the mean of m samples is then their own over m, which the scatter of the t_i
+    estimates less one covariance, plus that covariance.
+    """
+    turn = partial(jnp.matmul, precision="highest")
+    one = jnp.sum(s.removed**2, axis=1)  # 1 where leaving w_i out takes a dimension, else 0
+    along = turn(s.removed, s.vectors.T)  # [j, i]: s_j . w_i
+    x = s.vectors - jnp.diagonal(along)[:, None] * s.removed
+    bent = turn(s.removed, s.matrix)
+    k = turn(bent, s.removed.T)  # s_i' H s_j
+    base = s.own - 2 * jnp.sum(x * s.images, axis=1) + jnp.sum(turn(x, s.matrix) * x, axis=1)
+    left = s.square - jnp.sum(x * x, axis=1)
+    without = jnp.trace(s.matrix) - jnp.diagonal(k)
+
+    def total(held, form, square, rank):
+        """Trace on the sketch, plus the rest's from one vector scaled to the length a unit variance has there."""
+        dimension = size - rank
+        return held + jnp.where(square > 0, dimension * form / jnp.where(square > 0, square, 1), 0)
+
+    samples = total(without, base, left, s.rank - one)
+    # Leaving w_j out as well takes u = (s_j - c s_i) / sqrt(1 - c^2), c = s_i . s_j, from the range: rows i, columns j.
+    c = turn(s.removed, s.removed.T)
+    sine2 = 1 - c**2
+    usable = (one[:, None] * one[None, :] > 0.5) & (sine2 > 1e-4) & ~jnp.eye(len(c), dtype=bool)
+    sine2 = jnp.where(usable, sine2, 1)
+    sine = jnp.sqrt(sine2)
+    mine = lambda m: (m.T - c * jnp.diagonal(m)[:, None]) / sine  # [j, i] of s_j . y_i -> [i, j] of u_ij . y_i
+    g = mine(along)
+    u_image, u_bent_x = mine(turn(s.removed, s.images.T)), mine(turn(bent, x.T))
+    u_k_u = (jnp.diagonal(k)[None, :] - 2 * c * k + c**2 * jnp.diagonal(k)[:, None]) / sine2
+    form = base[:, None] + 2 * g * u_image - 2 * g * u_bent_x + g**2 * u_k_u
+    both = total(without[:, None] - u_k_u, form, left[:, None] + g**2, s.rank - 2)
+    return samples, jnp.where(usable, samples[:, None] - both, 0)
+
+
+def _normals(op: Operator, key: PRNGKey, count: int) -> PyTree:
+    draw = lambda k: trees.lift(op.confine(trees.normal_like(k, space(op))))
+    return jax.vmap(draw)(jax.random.split(key, count))

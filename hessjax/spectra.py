@@ -1,0 +1,144 @@
+"""The whole spectrum of an operator too large for a matrix, by one call: outliers exactly, the bulk as a density.
+
+The eigenvalues largest in magnitude are found by `eigsh` and projected out; what is left has a far smaller range, and
+the same number of Lanczos steps resolves it far better. Both are put together at their right masses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hessjax import trees
+from hessjax.driving import check_operand, ready, run
+from hessjax.estimates import Estimate
+from hessjax.extremes import eigsh
+from hessjax.functionals import Curve, density, spectral_function
+from hessjax.krylov import check_count, tridiagonals
+from hessjax.negative import Fraction, bounds
+from hessjax.operators import Operator
+from hessjax.projections import Eigenpairs, deflate
+from hessjax.quadrature import Quadrature, gauss
+from hessjax.trees import PRNGKey
+
+__all__ = ["Spectrum", "spectrum"]
+
+
+class Spectrum(NamedTuple):
+    """Outliers and bulk of a spectrum, and the share of it that is negative.
+
+    Args:
+      outliers: eigenpairs, ascending; k of the n eigenvalues.
+      bulk: quadrature of the other n - k.
+      negative: share of all n eigenvalues below the threshold.
+      trace: sum of all n eigenvalues.
+      num_matvecs: products taken in all.
+    """
+
+    outliers: Eigenpairs
+    bulk: Quadrature
+    negative: Fraction
+    trace: Estimate
+    num_matvecs: Any
+
+    @property
+    def size(self) -> int:
+        """n, the number of eigenvalues."""
+        return sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(self.outliers.vectors))
+
+    def width(self) -> float:
+        """A kernel no narrower than what is resolved: the bulk's resolution, or a thousandth of the largest |value|."""
+        largest = max(np.abs(self.outliers.values).max(initial=0), np.abs(self.bulk.nodes).max())
+        return float(max(self.bulk.resolution, 1e-3 * largest)) or 1.0
+
+    def grid(self, num_points: int = 600) -> np.ndarray:
+        """Points that show bulk and outliers alike: even in arcsinh(lambda / width), and more around each outlier."""
+        width, atoms = self.width(), np.asarray(self.outliers.values, float)
+        ends = np.array([min([*atoms, self.bulk.nodes.min()]), max([*atoms, self.bulk.nodes.max()])], float)
+        low, high = np.arcsinh((ends + 4 * width * np.array([-1, 1])) / width)
+        even = width * np.sinh(np.linspace(low, high, num_points))
+        around = (atoms[:, None] + width * np.linspace(-4, 4, 33)).ravel()
+        return np.unique(np.concatenate([even, around]))
+
+    def density(self, grid: Float[Any, " grid"], *, width: Any = None) -> Curve:
+        """The density of all n eigenvalues, each a Gaussian of standard deviation `width` (None: `width()`)."""
+        atoms = self.outliers if len(self.outliers.values) else None
+        return density(self.bulk, grid, width=self.width() if width is None else width, atoms=atoms)
+
+
+def spectrum(
+    op: Operator,
+    key: PRNGKey,
+    *,
+    k: int = 10,
+    tol: float = 1e-5,
+    rtol: float = 1e-4,
+    num_steps: int = 64,
+    num_probes: int = 8,
+    max_matvecs: int | None = None,
+) -> Spectrum:
+    """Outliers, bulk density, negative share and trace of an operator of any size.
+
+    Args:
+      op: a symmetric operator A.
+      key: draws starts and probes.
+      k: eigenvalues found exactly, the largest in magnitude; 0 for none, at most n - 1.
+      tol: eigenvalues above -tol ||A|| do not count as negative; ||A|| is the largest |Ritz value|.
+      rtol: of the outliers, as for `eigsh`; those that do not converge are deflated all the same, and the density is
+        then uncertain by their residuals.
+      num_steps: Lanczos steps per probe on the bulk.
+      num_probes: probes.
+      max_matvecs: products the outliers may take; None: as `eigsh`.
+
+    Returns:
+      Everything with its error; `density` and `grid` make the curve.
+
+    Raises:
+      ValueError: counts below their least, tol negative.
+
+    Example:
+      >>> import hessjax as hj
+      >>> A = hj.Matrix(jnp.diag(jnp.concatenate([jnp.array([9.0]), jnp.linspace(-1.0, 1.0, 99)])))
+      >>> found = hj.spectrum(A, jax.random.key(0), k=1)
+      >>> found.outliers.values.round(3).tolist(), bool(abs(found.bulk.nodes).max() < 1.01)
+      ([9.0], True)
+      >>> curve = found.density(found.grid())
+      >>> bool(abs(jnp.trapezoid(curve.value, found.grid()) - 1) < 1e-3)
+      True
+
+    References: `eigsh`, `slq`, `negative_fraction`; outliers apart from the bulk: Papyan (2019), arXiv:1811.07062.
+    """
+    check_operand(op)
+    check_count("k", k, 0)
+    if not tol >= 0:
+        raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest |Ritz value|.")
+    k = min(k, op.size - 1)
+    check_count("num_steps", num_steps)
+    check_count("num_probes", num_probes)
+    for_outliers, for_bulk = jax.random.split(key)
+    if k:
+        outliers = eigsh(op, for_outliers, k=k, which="LM", rtol=rtol, max_matvecs=max_matvecs)
+        op = deflate(op, outliers)
+    else:
+        outliers = _none(op)
+    bulk, negative = run(_bulk, op, for_bulk, tol, outliers.values, num_steps=num_steps, num_probes=num_probes)
+    mean = spectral_function(bulk, lambda x: x, atoms=outliers if k else None)
+    total = outliers.num_matvecs + bulk.num_matvecs
+    trace = Estimate(op.size * mean.value, op.size * mean.std_error, total)
+    return Spectrum(outliers, bulk, negative._replace(num_matvecs=total), trace, total)
+
+
+def _bulk(op: Operator, key: Any, tol: Any, known: Float[Array, " k"], *, num_steps: int, num_probes: int):
+    t = tridiagonals(ready(op), key, num_steps=num_steps, num_probes=num_probes, full=False)
+    return gauss(t, op, num_steps), bounds(t, op, tol, known if len(known) else None)
+
+
+def _none(op: Operator) -> Eigenpairs:
+    space = trees.zeros_like(trees.lift(op.like), 0)
+    none = jnp.zeros(0, trees.scalar_dtype(op.like))
+    return Eigenpairs(none, space, none, none > 0, jnp.int32(0))

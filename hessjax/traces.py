@@ -1,0 +1,191 @@
+"""Trace, diagonal and Frobenius norm from products with random test vectors, each with an honest standard error.
+
+Test vectors are drawn, multiplied and reduced one after another or together, as is fast; sketches.py has the methods
+that keep them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from hessjax import trees
+from hessjax.driving import check_operand, ready, repeat, run, space
+from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
+from hessjax.krylov import check_count
+from hessjax.operators import Operator
+from hessjax.sketches import hutchpp, rounding, sampled, squared, xtrace
+from hessjax.trees import PRNGKey
+
+__all__ = ["diagonal", "frobenius_norm", "trace"]
+
+
+def trace(
+    op: Operator,
+    key: PRNGKey,
+    *,
+    num_probes: int = 40,
+    method: str = "xtrace",
+    rtol: float | None = None,
+    max_matvecs: int = 10_000,
+) -> Estimate:
+    """The trace, the sum of all eigenvalues.
+
+    Args:
+      op: a symmetric operator A.
+      key: draws the test vectors.
+      num_probes: test vectors, m. They are kept where the method is not "hutchinson": 3 m n numbers.
+      method: "xtrace" (2 m products; exact once the vectors span the range of A, best where the spectrum decays),
+        "hutch++" (1.5 m products, the same with half the vectors), "hutchinson" (m products, three vectors of memory).
+      rtol: repeat with fresh test vectors until 1.96 std_error <= rtol |value|.
+      max_matvecs: products that rtol may take.
+
+    Returns:
+      Value and standard error in the units of A; the error is 0 where the trace is exact (m >= n, but for hutchinson).
+
+    Raises:
+      ValueError: num_probes below 1, an unknown method, rtol not above 0.
+
+    Example:
+      >>> import hessjax as hj
+      >>> found = hj.trace(hj.Matrix(jnp.diag(jnp.array([3.0, 2.0, 1.0]))), jax.random.key(0), num_probes=3)
+      >>> float(found.value), float(found.std_error)
+      (6.0, 0.0)
+
+    References: Epperly, Tropp & Webber (2024), SIAM J. Matrix Anal. Appl. 45(1), doi:10.1137/23M1548323; Meyer, Musco,
+      Musco & Woodruff (2021), arXiv:2010.09649; Girard (1989), doi:10.1007/BF01395775; Hutchinson (1990),
+      doi:10.1080/03610919008812866.
+    """
+    return _estimate(TRACES, op, key, num_probes=num_probes, method=method, rtol=rtol, max_matvecs=max_matvecs)
+
+
+def frobenius_norm(
+    op: Operator,
+    key: PRNGKey,
+    *,
+    num_probes: int = 40,
+    method: str = "hutchinson",
+    rtol: float | None = None,
+    max_matvecs: int = 10_000,
+) -> Estimate:
+    """||A||_F, the root of the sum of squared eigenvalues.
+
+    Args:
+      op: a symmetric operator A.
+      key: draws the test vectors.
+      num_probes: test vectors, m.
+      method: "hutchinson" (m products; E ||A z||^2 = ||A||_F^2) or "hutch++" (1.5 m products; the range of half the
+        vectors exactly, the rest by the other half).
+      rtol: as for `trace`.
+      max_matvecs: as for `trace`.
+
+    Returns:
+      The root of the estimated square, and its standard error to first order.
+
+    Raises:
+      ValueError: as `trace`.
+
+    Example:
+      >>> import hessjax as hj
+      >>> found = hj.frobenius_norm(hj.Matrix(jnp.diag(jnp.array([3.0, 4.0]))), jax.random.key(0), num_probes=50)
+      >>> bool(abs(found.value - 5.0) <= 4 * found.std_error + 1e-5)
+      True
+    """
+    return _estimate(NORMS, op, key, num_probes=num_probes, method=method, rtol=rtol, max_matvecs=max_matvecs)
+
+
+def diagonal(op: Operator, key: PRNGKey, *, num_probes: int = 40) -> Estimate:
+    """The diagonal: every parameter's own curvature, in the tree of the params.
+
+    Args:
+      op: a symmetric operator A.
+      key: draws random signs.
+      num_probes: test vectors; m products.
+
+    Returns:
+      A tree of the means of z * A z, and a tree of their standard errors.
+
+    Raises:
+      ValueError: num_probes below 1.
+
+    Example:
+      >>> import hessjax as hj
+      >>> hj.diagonal(hj.Matrix(jnp.diag(jnp.array([3.0, 4.0]))), jax.random.key(0), num_probes=2).value.tolist()
+      [3.0, 4.0]
+
+    References: Bekas, Kokiopoulou & Saad (2007), Appl. Numer. Math. 57, doi:10.1016/j.apnum.2007.01.003.
+    """
+    check_operand(op)
+    check_count("num_probes", num_probes)
+    return run(_diagonal, op, key, num_probes=num_probes)
+
+
+def _estimate(methods: dict, op: Any, key: Any, *, num_probes: int, method: str, rtol: Any, max_matvecs: int):
+    check_operand(op)
+    check_count("num_probes", num_probes)
+    check_accuracy("rtol", rtol)
+    if method not in methods:
+        raise ValueError(f"method must be one of {', '.join(methods)}; got {method!r}.")
+    one = methods[method]
+    if rtol is None:
+        return run(one, op, key, num_probes=num_probes)
+    return run(_repeated, op, key, rtol, one=one, num_probes=num_probes, max_matvecs=max_matvecs)
+
+
+def _repeated(op: Operator, key: Any, rtol: Any, *, one: Any, num_probes: int, max_matvecs: int) -> Estimate:
+    op = ready(op)
+    return to_accuracy(op, key, lambda k: one(op, k, num_probes=num_probes), rtol=rtol, max_matvecs=max_matvecs)
+
+
+def _signs(op: Operator, key: PRNGKey) -> PyTree:
+    return trees.lift(op.confine(trees.rademacher_like(key, space(op))))
+
+
+def _hutchinson(op: Operator, key: Any, *, num_probes: int, sample: Any = trees.dot) -> Estimate:
+    keys = jax.random.split(key, num_probes)
+    value, error = mean(sampled(ready(op), partial(_signs, op), keys, sample))
+    return Estimate(value, jnp.hypot(error, rounding(op, value)), jnp.int32(num_probes))
+
+
+def _root(op: Operator, key: Any, *, num_probes: int, square: Any) -> Estimate:
+    estimated, error, num_matvecs = square(op, key, num_probes=num_probes)
+    value = jnp.sqrt(jnp.maximum(estimated, 0))
+    return Estimate(value, jnp.where(value > 0, error / (2 * jnp.where(value > 0, value, 1)), 0), num_matvecs)
+
+
+# Functions of their own, not made at every call: what compiled programs are remembered by.
+TRACES: dict[str, Any] = {"xtrace": xtrace, "hutch++": hutchpp, "hutchinson": _hutchinson}
+NORMS: dict[str, Any] = {
+    "hutchinson": partial(_root, square=partial(_hutchinson, sample=squared)),
+    "hutch++": partial(_root, square=partial(hutchpp, square=True)),
+}
+
+
+class Moving(NamedTuple):
+    """Running mean and scatter of the diagonal's samples; `v` is the next vector of signs."""
+
+    v: PyTree
+    mean: PyTree
+    scatter: PyTree
+    key: Any
+
+
+def _diagonal(op: Operator, key: Any, *, num_probes: int) -> Estimate:
+    op = ready(op)
+    zeros = trees.zeros_like(space(op))
+    draw = lambda i: _signs(op, jax.random.fold_in(key, i))
+    begun = trees.vary_with(Moving(draw(0), zeros, zeros, None), op)._replace(key=key)
+
+    def step(s: Moving, w: PyTree, i: Any) -> Moving:
+        sample = jax.tree.map(jnp.multiply, s.v, w)
+        moved = jax.tree.map(lambda m, x: m + (x - m) / (i + 1), s.mean, sample)
+        scatter = jax.tree.map(lambda a, x, old, new: a + (x - old) * (x - new), s.scatter, sample, s.mean, moved)
+        return Moving(draw(i + 1), moved, scatter, s.key)
+
+    done = repeat(op, step, begun, 0, num_probes)
+    error = lambda a: jnp.sqrt(a / (num_probes * (num_probes - 1))) if num_probes > 1 else jnp.full_like(a, jnp.nan)
+    return Estimate(done.mean, jax.tree.map(error, done.scatter), jnp.int32(num_probes))

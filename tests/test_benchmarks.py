@@ -1,0 +1,86 @@
+"""The claims at toy size, and the process that rivals run in. No time is asserted, no rival is installed."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import large, peers, slq
+
+ECHO = """
+import json, sys
+for line in ["", *sys.stdin]:
+    print(json.dumps({"said": line.strip(), "busy_s": 2.5}), flush=True)
+    if line.strip() == "die":
+        break
+"""
+
+
+@pytest.fixture
+def worker():
+    found = peers.Worker([sys.executable, "-c", ECHO])
+    yield found
+    found.end()
+    assert found.process.poll() is not None
+
+
+def test_a_rivals_process_answers_line_by_line_and_says_what_time_it_took(worker):
+    assert worker.answer() == {"said": ""}
+    assert worker.ask("pyhessian") == {"said": "pyhessian"}
+    assert worker.busy_s == 2.5
+
+
+def test_a_rivals_process_that_ends_is_an_error_and_not_a_wait(worker):
+    worker.answer()
+    worker.ask("die")
+    with pytest.raises((RuntimeError, BrokenPipeError)):
+        worker.ask("pyhessian")
+
+
+def test_without_an_environment_of_their_own_there_are_no_rivals(monkeypatch):
+    monkeypatch.delenv("HESSJAX_PEERS", raising=False)
+    with peers.started([], (None, None), loss=1.0, num_steps=1, num_probes=1) as found:
+        assert found == []
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.setenv("HESSJAX_SMOKE", "1")
+    monkeypatch.delenv("HESSJAX_PEERS", raising=False)
+
+
+def test_every_way_to_a_gauss_rule_has_the_moments_of_its_probes(toy):
+    rows = {row["what"]: row for row in slq.run()}
+    assert next(iter(rows)) == "hj.slq"
+    assert max(row["error"] for row in rows.values()) < 1e-4
+    assert rows["hj.slq"]["rivals_on_torch"] == "none: not run with --peers"
+    json.dumps([row["what"] for row in rows.values()])
+
+
+def test_a_vector_in_pytorchs_order_is_params_again():
+    like = {"Dense_0": {"kernel": np.arange(6.0).reshape(3, 2), "bias": np.arange(2.0)}}
+    flat = np.concatenate([like["Dense_0"]["kernel"].T.ravel(), like["Dense_0"]["bias"]])
+    found = slq._from_torch(like, flat)
+    assert all(np.array_equal(found["Dense_0"][name], like["Dense_0"][name]) for name in ("kernel", "bias"))
+
+
+def test_the_decoder_agrees_with_forward_derivatives_and_is_causal(toy):
+    rows = large.run()
+    assert max(row["error"] for row in rows) < 1e-5
+    assert rows[0]["finite"]
+    assert rows[0]["square_error"] < 1e-4
+
+
+def test_a_decoder_over_the_limit_fails(toy, monkeypatch):
+    monkeypatch.setattr(large, "LIMIT", 0.01)
+    with pytest.raises(MemoryError, match=r"more than 0\.01"):
+        large.run()
+
+
+def test_the_decoder_has_as_many_parameters_as_it_claims():
+    import jax
+
+    from hessjax import trees
+
+    assert trees.size(jax.eval_shape(lambda k: large.init(k, large.Shape()), jax.random.key(0))) == 124_439_808

@@ -6,7 +6,7 @@ usage: python3 run.py COMMAND [ARGS...]
   test [ARGS]       the test suite; ARGS go to pytest
   lint              ruff check, ruff format --check and pyright
   hessjax [ARGS]    the hessjax command: sweep, spectrum, report, list, doctor; in the current folder
-  bench [ARGS]      the benchmarks
+  bench [ARGS]      the benchmarks; with --peers also other packages on PyTorch, from an environment of their own
   notebooks [ARGS]  are the notebooks in step with their sources, and do they run (at toy size)?
   docs [ARGS]       the documentation, into build/docs; ARGS go to sphinx
   python [ARGS]     the environment's interpreter
@@ -99,6 +99,8 @@ def fingerprint(root: Path, resolution: str) -> str:
 def variables() -> dict[str, str]:
     """The environment variables of every command run from here."""
     kept = {name: value for name, value in os.environ.items() if name not in STRAY} | FIXED
+    if "PIP_FIND_LINKS" in kept:  # uv reads none of pip's settings; a folder of wheels is for both
+        kept.setdefault("UV_FIND_LINKS", ",".join(kept["PIP_FIND_LINKS"].split()))
     store = ssl.get_default_verify_paths()
     if store.cafile or (store.capath and any(Path(store.capath).glob("*"))):
         # uv brings certificates of its own; behind a proxy only the system's store has the right ones.
@@ -150,9 +152,10 @@ def install(env: Path, inner: str, what: list[str], *, fresh: bool, stamp: Path)
     fail(f"hessjax could not be installed, see above; if the network is fine, delete {env.name} and call this again")
 
 
-def environment(*extras: str) -> str:
+def environment(*extras: str, name: str | None = None) -> str:
     """The environment's interpreter; the environment is made, remade or updated first where that is needed."""
-    name, resolution = os.environ.get("HESSJAX_ENV", ".venv"), os.environ.get("HESSJAX_RESOLUTION", "pinned")
+    name = os.environ.get("HESSJAX_ENV", ".venv") if name is None else name
+    resolution = os.environ.get("HESSJAX_RESOLUTION", "pinned")
     if not name.startswith(".venv") or Path(name).name != name:
         fail(f"HESSJAX_ENV must be .venv or .venv-NAME, got {name!r}")
     if resolution not in RESOLUTIONS:
@@ -185,6 +188,13 @@ def hand_over(inner: str, args: list[str], folder: Path | None = None) -> int:
     if os.name != "nt":
         os.execve(inner, [inner, *args], mine)
     return subprocess.call([inner, *args], env=mine)
+
+
+def bench(args: list[str]) -> int:
+    inner = environment("all", "test")
+    if "--peers" in args:  # PyTorch beside jax in one process would fight it for the cores
+        os.environ["HESSJAX_PEERS"] = environment("bench", name=".venv-peers")
+    return hand_over(inner, ["-m", "benchmarks", *(arg for arg in args if arg != "--peers")], ROOT)
 
 
 def docs(args: list[str]) -> int:
@@ -227,8 +237,8 @@ def notebooks(args: list[str]) -> int:
 
 
 PLAIN = {"demo": ["-P", "-m", "hessjax", "demo"], "hessjax": ["-P", "-m", "hessjax"]}
-PLAIN |= {"test": ["-m", "pytest"], "bench": ["-m", "benchmarks"], "python": []}
-OTHER = {"lint": lint, "notebooks": notebooks, "docs": docs}
+PLAIN |= {"test": ["-m", "pytest"], "python": []}
+OTHER = {"bench": bench, "lint": lint, "notebooks": notebooks, "docs": docs}
 
 
 def main(args: list[str]) -> int:
@@ -242,7 +252,7 @@ def main(args: list[str]) -> int:
     try:
         if command in OTHER:
             return OTHER[command](rest)
-        folder = ROOT if command in ("test", "bench") else None
+        folder = ROOT if command == "test" else None
         return hand_over(environment("all", "test"), [*PLAIN[command], *rest], folder)
     except KeyboardInterrupt:
         return 130

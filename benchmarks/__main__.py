@@ -41,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
             print(f"benchmarks: no claim {name!r}{hint} Known: {', '.join(known)}.", file=sys.stderr)
             return 2
 
-    from hessjax.cli import own_process
+    from hessjax.commands import own_process
 
     own_process()  # before jax starts: one CPU device a core, one BLAS thread
     from benchmarks import harness

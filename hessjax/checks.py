@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, PyTree
 
 from hessjax import trees
 from hessjax.operators import Operator
+from hessjax.trees import PRNGKey
 
 __all__ = ["OperatorError", "OperatorReport", "check_operator"]
 
@@ -46,7 +47,7 @@ class OperatorError(ValueError):
         self.report = report
 
 
-def check_operator(op: Operator, key: Key[Array, ""], *, tol: float | None = None) -> OperatorReport:
+def check_operator(op: Operator, key: PRNGKey, *, tol: float | None = None) -> OperatorReport:
     """Measures how far `op` is from deterministic, finite, linear, symmetric and per-example.
 
     Args:
@@ -83,7 +84,7 @@ def check_operator(op: Operator, key: Key[Array, ""], *, tol: float | None = Non
     return report
 
 
-def _defects(op: Operator, key: Key[Array, ""]) -> dict[str, Array]:
+def _defects(op: Operator, key: PRNGKey) -> dict[str, Array]:
     u, v, both = _vectors(key, trees.zeros_like(op.like))
     if op.streamed:  # the same program in both passes: what differs is the data
         (au, av), (again, a_both) = _pair(op, u, v), _pair(op, u, both)
@@ -100,7 +101,7 @@ def _pair(op: Operator, u: PyTree, v: PyTree) -> tuple[PyTree, PyTree]:
 
 
 @jax.jit
-def _vectors(key: Key[Array, ""], zeros: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+def _vectors(key: PRNGKey, zeros: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     flat, unravel = trees.ravel(zeros)
     # One draw for all leaves: random number generators are what takes longest to compile here.
     u, v = (unravel(x) for x in jax.random.normal(key, (2, flat.size), flat.dtype))

@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
     num_matvecs: Int[Array, ""]
 
 
-def mean(samples: Float[Array, "probes ..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def mean(samples: Float[Array, "probes ..."]) -> tuple[Array, Array]:
     """The mean of independent samples and its standard error, NaN for one sample.
 
     Example:
@@ -81,9 +81,9 @@ def to_accuracy(
     key: PRNGKey,
     batch: Callable[[Any], Estimate],
     *,
-    rtol: float = 0.0,
-    atol: float = 0.0,
-    max_matvecs: int,
+    rtol: Any = 0.0,
+    atol: Any = 0.0,
+    max_matvecs: Any,
 ) -> Estimate:
     """The mean of as many independent estimates `batch(key)` as bring 1.96 std_error to rtol |value| + atol.
 

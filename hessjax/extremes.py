@@ -218,7 +218,7 @@ def _place(x: Array) -> Int[Array, " m"]:
     """Where each entry would be sorted to, equal ones in their order; by counting, for a sort is slow to compile."""
     i = jnp.arange(len(x))
     before = (x[None, :] < x[:, None]) | ((x[None, :] == x[:, None]) & (i[None, :] < i[:, None]))
-    return jnp.sum(before, axis=1)
+    return jnp.sum(before, axis=1, dtype=jnp.int32)
 
 
 def _order(x: Array) -> Int[Array, " m"]:
@@ -231,8 +231,8 @@ def _restart(s: Search, r: Rows, draw: Callable, k: int, which: str, size: int) 
     rows = len(s.t)
     everything = rows == size
     now = (r.rank < k) & r.close & r.active
-    now &= jnp.cumsum(now) <= (rows if everything else rows - 2) - s.locked
-    locked = s.locked + jnp.sum(now)
+    now &= jnp.cumsum(now, dtype=jnp.int32) <= (rows if everything else rows - 2) - s.locked
+    locked = s.locked + jnp.sum(now, dtype=jnp.int32)
     complete = jnp.all((r.rank >= k) | r.locked | now)
     steps, settled = _hidden(s, r, k, which, size)
     finished = everything | (complete & ((~jnp.any(now) & settled) | (locked >= rows - 2)))

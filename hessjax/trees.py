@@ -261,12 +261,12 @@ def draw_like(draw: Callable, key: PRNGKey, like: PyTree) -> PyTree:
     return structure.unflatten([drawn[i] for i in range(len(leaves))])
 
 
-def normal_like(key: Key[Array, ""], like: PyTree) -> PyTree:
+def normal_like(key: PRNGKey, like: PyTree) -> PyTree:
     """Independent standard normals shaped like `like`."""
     return draw_like(jax.random.normal, key, like)
 
 
-def rademacher_like(key: Key[Array, ""], like: PyTree) -> PyTree:
+def rademacher_like(key: PRNGKey, like: PyTree) -> PyTree:
     """Independent random signs shaped like `like`."""
     return draw_like(jax.random.rademacher, key, like)
 

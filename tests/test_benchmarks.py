@@ -1,6 +1,5 @@
 """The claims at toy size, and the process that rivals run in. No time is asserted, no rival is installed."""
 
-import json
 import sys
 
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 from benchmarks import large, peers, slq
 
 ECHO = """
-import json, sys
-for line in ["", *sys.stdin]:
+import itertools, json, sys
+for line in itertools.chain([""], sys.stdin):
     print(json.dumps({"said": line.strip(), "busy_s": 2.5}), flush=True)
     if line.strip() == "die":
         break
@@ -55,7 +54,6 @@ def test_every_way_to_a_gauss_rule_has_the_moments_of_its_probes(toy):
     assert next(iter(rows)) == "hj.slq"
     assert max(row["error"] for row in rows.values()) < 1e-4
     assert rows["hj.slq"]["rivals_on_torch"] == "none: not run with --peers"
-    json.dumps([row["what"] for row in rows.values()])
 
 
 def test_a_vector_in_pytorchs_order_is_params_again():

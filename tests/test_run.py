@@ -202,7 +202,12 @@ def test_extras_add_up_so_that_commands_do_not_undo_each_other(run, monkeypatch,
 
 def test_rivals_get_an_environment_of_their_own_and_the_benchmarks_its_interpreter(run, monkeypatch, checkout):
     asked, handed = [], []
-    monkeypatch.setattr(run, "environment", lambda *extras, name=".venv": asked.append((name, extras)) or f"{name}/python")
+
+    def environment(*extras, name=".venv"):
+        asked.append((name, extras))
+        return f"{name}/python"
+
+    monkeypatch.setattr(run, "environment", environment)
     monkeypatch.setattr(run, "hand_over", lambda *given: handed.append(given) or 0)
     monkeypatch.setenv("HESSJAX_PEERS", "stale")
     run.main(["bench", "slq", "--peers"])

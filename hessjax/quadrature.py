@@ -105,13 +105,15 @@ def _merged(
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Ascending nodes, those within `width` of each other made one at their mean; slots left over weigh 0."""
 
-    def label(carry, node):
+    def label(carry, slot):
         first, number = carry
-        new = node - first > width
+        node, weight = slot
+        new = (node - first > width) & (weight > 0)  # what weighs nothing begins no cluster
         carry = jnp.where(new, node, first), number + new
         return carry, carry[1]
 
-    number = jax.lax.scan(label, (nodes[0], 0 * nodes[0].astype(jnp.int32)), nodes)[1]
+    begun = -jnp.inf + 0 * nodes[0], 0 * nodes[0].astype(jnp.int32) - 1
+    number = jax.lax.scan(label, begun, (nodes, weights))[1]
     member = (number == jnp.arange(len(nodes))[:, None]) * weights
     mass = jnp.sum(member, axis=1)
     # As a mean of offsets, which are small: a weighted sum of the values themselves would round them.

@@ -70,7 +70,7 @@ def estimated(
 
     Example:
       >>> facts, found = estimated(Sweep(landscape="quadratic", num_steps=0, times=1), k=1)
-      >>> facts["num_params"], float(found.outliers.values[0])
+      >>> facts["num_params"], round(float(found.outliers.values[0]), 4)
       (6, 4.0)
     """
     if init < 0:

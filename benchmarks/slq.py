@@ -13,7 +13,8 @@ the claim's. `ms` and `gradients` are for one product. `temp_m` is the workspace
 - on PyTorch, with `run.py bench --peers`, in a process and an environment of their own: PyHessian, hessian-eigenthings
   and curvlinops as shipped, same weights, all rows as one batch, as many threads as cores. PyHessian 0.1, the newest
   release on the index, calls torch.eig, which PyTorch has removed: it raises after a probe's products, so its time is
-  that of 8 such probes without their eigenvalues, and it has no answer. hessian-eigenthings reorthogonalises always.
+  that of 8 such probes without their eigenvalues, and it has no answer. hessian-eigenthings (1.0.0a5 is the newest on
+  the index) reorthogonalises always.
 
 Errors: a Gauss rule gives v'Hv and v'HHv of its probe v exactly, so each probe's are compared with float64's products
 at the same params. `trace_error`: the mean over probes against tr H / P, exact because a ReLU network is linear in each

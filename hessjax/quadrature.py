@@ -121,7 +121,8 @@ def _merged(
     anchor = jnp.where(mass > 0, anchor, nodes[-1])
     offset = jnp.sum(member * (nodes - anchor[:, None]), axis=1) / jnp.where(mass > 0, mass, 1)
     order = jnp.argsort(mass == 0, stable=True)  # clusters without mass go last
-    return jnp.where(jnp.isnan(nodes[0]), nodes, (anchor + offset)[order]), mass[order]
+    failed = jnp.isnan(nodes[0])  # and then nothing is known of the probe's measure, its mass least of all
+    return jnp.where(failed, nodes, (anchor + offset)[order]), jnp.where(failed, nodes, mass[order])
 
 
 class Moments(NamedTuple):

@@ -95,7 +95,10 @@ def frobenius_norm(
       >>> bool(abs(found.value - 5.0) <= 4 * found.std_error + 1e-5)
       True
     """
-    return _estimate(NORMS, op, key, num_probes=num_probes, method=method, rtol=rtol, max_matvecs=max_matvecs)
+    check_accuracy("rtol", rtol)
+    of_square = None if rtol is None else 2 * rtol  # a root has half the relative error
+    options: dict[str, Any] = {"num_probes": num_probes, "method": method, "max_matvecs": max_matvecs}
+    return _root(_estimate(SQUARES, op, key, rtol=of_square, **options))
 
 
 def diagonal(op: Operator, key: PRNGKey, *, num_probes: int = 40) -> Estimate:
@@ -151,17 +154,19 @@ def _hutchinson(op: Operator, key: Any, *, num_probes: int, sample: Any = trees.
     return Estimate(value, jnp.hypot(error, rounding(op, value)), jnp.int32(num_probes))
 
 
-def _root(op: Operator, key: Any, *, num_probes: int, square: Any) -> Estimate:
-    estimated, error, num_matvecs = square(op, key, num_probes=num_probes)
-    value = jnp.sqrt(jnp.maximum(estimated, 0))
-    return Estimate(value, jnp.where(value > 0, error / (2 * jnp.where(value > 0, value, 1)), 0), num_matvecs)
+@jax.jit
+def _root(square: Estimate) -> Estimate:
+    """The root of an estimated square, taken once: roots of parts of the sample would be too small on average."""
+    value = jnp.sqrt(jnp.maximum(square.value, 0))
+    error = square.std_error / (2 * jnp.where(value == 0, 1, value))
+    return Estimate(value, error, square.num_matvecs)
 
 
 # Functions of their own, not made at every call: what compiled programs are remembered by.
 TRACES: dict[str, Any] = {"xtrace": xtrace, "hutch++": hutchpp, "hutchinson": _hutchinson}
-NORMS: dict[str, Any] = {
-    "hutchinson": partial(_root, square=partial(_hutchinson, sample=squared)),
-    "hutch++": partial(_root, square=partial(hutchpp, square=True)),
+SQUARES: dict[str, Any] = {
+    "hutchinson": partial(_hutchinson, sample=squared),
+    "hutch++": partial(hutchpp, square=True),
 }
 
 

@@ -120,7 +120,7 @@ def tridiagonals(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int,
       (4, 2)
     """
     steps = min(num_steps, _dimension(op))
-    keys, full, op = jax.random.split(key, num_probes), full or steps < num_steps, ready(op)
+    keys, full, op = jax.random.split(key, num_probes), full or steps == _dimension(op), ready(op)
     begin = lambda k: _begin(op, unit_start(op, k), steps, full)
     forget = lambda state: state.run._replace(basis=None)
     if op.streamed:  # one pass over the data multiplies the vectors of all probes

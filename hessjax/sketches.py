@@ -200,5 +200,5 @@ def _leave_out(s: Sketch, size: int) -> tuple[Float[Array, " m"], Float[Array, "
 
 
 def _normals(op: Operator, key: PRNGKey, count: int) -> PyTree:
-    draw = lambda k: trees.lift(op.confine(trees.normal_like(k, space(op))))
+    draw = lambda k: trees.vary_with(trees.lift(op.confine(trees.normal_like(k, space(op)))), op)
     return jax.vmap(draw)(jax.random.split(key, count))

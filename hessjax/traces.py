@@ -145,7 +145,7 @@ def _repeated(op: Operator, key: Any, rtol: Any, *, one: Any, num_probes: int, m
 
 
 def _signs(op: Operator, key: PRNGKey) -> PyTree:
-    return trees.lift(op.confine(trees.rademacher_like(key, space(op))))
+    return trees.vary_with(trees.lift(op.confine(trees.rademacher_like(key, space(op)))), op)
 
 
 def _hutchinson(op: Operator, key: Any, *, num_probes: int, sample: Any = trees.dot) -> Estimate:

@@ -1,0 +1,99 @@
+"""Means, their errors, and stopping at an accuracy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from spectra import diagonal
+
+from hessjax import estimates
+from hessjax.estimates import Estimate, mean, normal_equivalent, to_accuracy
+
+KEY = jax.random.key(0)
+OP = diagonal(np.ones(2))
+
+
+@pytest.mark.parametrize("c", [1e-30, 1.0, 1e30])
+def test_mean_and_standard_error_are_scipys_at_any_scale(c, dtype):
+    samples = c * np.random.default_rng(0).standard_normal((12, 3)).astype(dtype).astype(float)
+    value, error = mean(jnp.asarray(samples, dtype))
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(value, samples.mean(0), rtol=50 * eps)
+    np.testing.assert_allclose(error, stats.sem(samples, axis=0), rtol=50 * eps)
+
+
+def test_equal_samples_have_no_error_and_one_sample_an_unknown_one():
+    assert [float(x) for x in mean(jnp.full(5, 2.0))] == [2.0, 0.0]
+    value, error = mean(jnp.array([[1.0, 2.0]]))
+    assert value.tolist() == [1.0, 2.0]
+    assert np.isnan(error).all()
+    assert all(np.isnan(x) for x in mean(jnp.array([1.0, jnp.nan])))
+
+
+@pytest.mark.parametrize(("samples", "probes"), [(2, 4), (5, 10), (20, 40), (50, 100), (3, 3)])
+def test_the_normal_equivalent_is_the_ratio_of_quantiles(samples, probes):
+    t = lambda count: stats.t.ppf(0.975, count - 1)
+    want = t(samples) / (1.96 if probes >= 40 else t(probes))
+    assert normal_equivalent(samples, probes) == pytest.approx(want, rel=1e-9)
+    assert normal_equivalent(1, probes) == np.inf
+
+
+def batches(errors):
+    """Estimates 1, 2, 3, ... with given standard errors, told apart by their keys, at 3 products each."""
+    keys = jnp.stack([jax.random.key_data(jax.random.fold_in(KEY, i)) for i in range(len(errors))])
+
+    def batch(key):
+        i = jnp.argmax(jnp.all(keys == jax.random.key_data(key), axis=1))
+        return Estimate(i + 1.0, jnp.asarray(errors)[i], jnp.int32(3))
+
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ({"atol": 2.0, "max_matvecs": 100}, 1),  # 1.96 of the first's error is enough
+        ({"atol": 1.2, "max_matvecs": 100}, 3),  # 1.96 sqrt(3) / 3 = 1.13; of two, 1.39
+        ({"rtol": 0.6, "max_matvecs": 100}, 3),  # the mean is 2
+        ({"rtol": 0.3, "atol": 0.6, "max_matvecs": 100}, 3),
+        ({"atol": 1e-9, "max_matvecs": 14}, 4),  # a fifth would break the budget
+        ({"atol": 1e-9, "max_matvecs": 15}, 5),
+        ({"atol": 1e-9, "max_matvecs": 0}, 1),  # at least one
+    ],
+)
+def test_batches_are_taken_until_the_error_bar_is_met_or_the_budget_spent(given, count):
+    found = to_accuracy(OP, KEY, batches([1.0] * 8), **given)
+    assert int(found.num_matvecs) == 3 * count
+    assert float(found.value) == pytest.approx((count + 1) / 2)
+    assert float(found.std_error) == pytest.approx(count**-0.5, rel=1e-6)
+
+
+def test_an_unknown_error_stops_at_once():
+    found = to_accuracy(OP, KEY, batches([np.nan] * 8), rtol=0.1, max_matvecs=100)
+    assert int(found.num_matvecs) == 3
+    assert np.isnan(found.std_error)
+
+
+def test_an_exact_estimate_is_enough():
+    found = to_accuracy(OP, KEY, batches([0.0] * 8), rtol=1e-9, max_matvecs=100)
+    assert (float(found.value), float(found.std_error), int(found.num_matvecs)) == (1.0, 0.0, 3)
+
+
+def test_accuracy_is_static_in_no_part_of_it():
+    traces = []
+
+    @jax.jit
+    def run(rtol, budget):
+        traces.append(1)
+        return to_accuracy(OP, KEY, batches([1.0] * 8), rtol=rtol, max_matvecs=budget).num_matvecs
+
+    assert [int(run(0.6, 100)), int(run(0.3, 100)), int(run(0.3, 9))] == [9, 15, 9]
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
+def test_an_accuracy_that_cannot_be_reached_is_refused(value):
+    with pytest.raises(ValueError, match="rtol must be above 0, got"):
+        estimates.check_accuracy("rtol", value)
+    estimates.check_accuracy("rtol", None)

@@ -46,6 +46,12 @@ class Deflated(Wrapper):
         v = trees.conform(self._project(v), self.a.like)
         return self._project(self.a.product(v))
 
+    def products(self, block: PyTree) -> PyTree:
+        if not self.streamed:
+            return super().products(block)
+        project = jax.vmap(self._project)  # around one pass over the data, whatever the number of vectors
+        return project(self.a.products(project(block)))
+
     def linearized(self) -> Operator:
         return Deflated(self.a.linearized(), self.vectors)
 
@@ -103,11 +109,22 @@ class Restricted(Operator):
         return structure.unflatten([x if kept else None for x, kept in zip(leaves, self.keep, strict=True)])
 
     def product(self, v: PyTree) -> PyTree:
-        # Zeros for the leaves left out are constants, with which the compiler drops their part of the product.
+        return self._kept(self.a.product(self._with_zeros(v)))
+
+    def products(self, block: PyTree) -> PyTree:
+        if not self.streamed:
+            return super().products(block)
+        return self._kept(self.a.products(jax.vmap(self._with_zeros)(block)))  # one pass, as `Deflated`
+
+    def _with_zeros(self, v: PyTree) -> PyTree:
+        # They are constants, with which the compiler drops the part of the product in the leaves left out.
         given, (like, structure) = iter(jax.tree.leaves(v)), jax.tree.flatten(self.a.like)
         whole = [next(given) if kept else jnp.zeros(x.shape, x.dtype) for x, kept in zip(like, self.keep, strict=True)]
-        out = jax.tree.leaves(self.a.product(structure.unflatten(whole)))
-        return structure.unflatten([x if kept else None for x, kept in zip(out, self.keep, strict=True)])
+        return structure.unflatten(whole)
+
+    def _kept(self, v: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten(v)
+        return structure.unflatten([x if kept else None for x, kept in zip(leaves, self.keep, strict=True)])
 
     def linearized(self) -> Operator:
         return Restricted(self.a.linearized(), self.keep)

@@ -6,6 +6,7 @@ and traces of functions are then arithmetic on them (functionals.py), with the s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -85,15 +86,31 @@ def _slq(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int, full: b
 
 def gauss(t: Tridiagonal, op: Operator, num_steps: int) -> Quadrature:
     """The Gauss rules of Lanczos runs, nodes closer than rounding made one, in num_steps slots."""
-    found = ritz(t, eps(op))
-    reach = found.values[:, -1] - found.values[:, 0]
-    ended = found.residual == 0  # an exhausted Krylov space: the probe's measure is exact
-    resolution = jnp.max(jnp.where(ended, 0, reach / t.num_steps_done))
-    norm = jnp.max(jnp.abs(found.values), axis=-1)
-    nodes, weights = jax.vmap(_merged)(found.values, found.weights, 32 * eps(op) * norm)
-    wider = [(0, 0), (0, num_steps - nodes.shape[1])]
-    nodes, weights = jnp.pad(nodes, wider, mode="edge"), jnp.pad(weights, wider)
-    return Quadrature(nodes, weights, resolution, jnp.sum(t.num_steps_done), _mass(op))
+    # In no more memory than the probes' vectors take, which where the operator is streamed are there all at once.
+    rules = _rules(t, eps(op)) if op.streamed else over(op, partial(_rule, eps=eps(op)), t)
+    wider = [(0, 0), (0, num_steps - rules.nodes.shape[1])]
+    nodes, weights = jnp.pad(rules.nodes, wider, mode="edge"), jnp.pad(rules.weights, wider)
+    return Quadrature(nodes, weights, jnp.max(rules.resolution), jnp.sum(t.num_steps_done), _mass(op))
+
+
+def _rule(t: Tridiagonal, *, eps: float) -> _Rule:
+    """The Gauss rule of one run; its resolution is that of the nodes, or 0 where the probe's measure is exact."""
+    found = ritz(t, eps)
+    ended = found.residual == 0  # an exhausted Krylov space
+    resolution = jnp.where(ended, 0, (found.values[-1] - found.values[0]) / t.num_steps_done)
+    norm = jnp.max(jnp.abs(found.values))
+    return _Rule(*_merged(found.values, found.weights, 32 * eps * norm), resolution)
+
+
+@partial(jax.jit, static_argnums=1)
+def _rules(t: Tridiagonal, eps: float) -> _Rule:
+    return jax.vmap(partial(_rule, eps=eps))(t)
+
+
+class _Rule(NamedTuple):
+    nodes: Float[Array, "*probes m"]
+    weights: Float[Array, "*probes m"]
+    resolution: Float[Array, "*probes"]
 
 
 def _mass(op: Operator) -> Float[Array, ""]:

@@ -132,9 +132,11 @@ def test_params_and_data_over_devices_are_one_device():
         close(got, want, 2e-4)
 
 
-@pytest.mark.parametrize("together", [1, 3, 100])
-def test_any_number_at_once_is_the_same(together, monkeypatch):
-    monkeypatch.setattr(driving, "CPU_SCALARS", together * 20)
+@pytest.mark.parametrize(("backend", "scalars"), [("cpu", 0), ("cpu", 200), ("gpu", 0), ("gpu", 60), ("gpu", 200)])
+def test_any_number_at_once_is_the_same(backend, scalars, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(driving, "CPU_SCALARS", scalars)
+    monkeypatch.setattr(driving, "ACCELERATOR_SCALARS", scalars)
     op, xs = diagonal(np.arange(20.0)), jax.random.normal(KEY, (7, 20))
     got = driving.over(op, lambda x: {"norm": jnp.sum(driving.product(op, x) ** 2)}, xs)
     np.testing.assert_allclose(got["norm"], np.sum((np.arange(20.0) * xs) ** 2, 1), rtol=1e-6)

@@ -155,6 +155,21 @@ def test_what_is_no_iterable_of_batches_is_one_clear_line(batches, error, words,
     assert "\n" not in str(caught.value)
 
 
+def test_blocks_and_complements_multiply_a_block_in_one_pass():
+    loader = Loader(cut(5, 5, 3))
+    op = hj.Streamed(softmax, PARAMS, loader)
+    first = jax.tree.map(lambda p: jnp.zeros((1, *p.shape)).at[0, 0, 0].set(1.0), PARAMS)
+    zero = jnp.zeros(1)
+    pairs = hj.Eigenpairs(zero, first, zero, zero == 0, jnp.int32(0))
+    for part in (hj.restrict(op, "*"), hj.deflate(op, pairs), -2.0 * hj.restrict(hj.deflate(op, pairs), "kernel")):
+        block = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), (4, *p.shape)), PARAMS)
+        want = [part.product(jax.tree.map(lambda x, k=k: x[k], block)) for k in range(4)]
+        loader.passes = 0
+        got = part.products(block)
+        assert loader.passes == 1
+        jax.tree.map(lambda x, *each: np.testing.assert_allclose(x, np.stack(each), atol=1e-6), got, *want)
+
+
 def test_a_product_inside_a_compiled_function_is_refused():
     op = hj.Streamed(softmax, PARAMS, cut(5, 8))
     for call in (lambda: jax.jit(op.mv)(PARAMS), lambda: jax.jit(lambda o: o.mv(PARAMS))(op)):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from hessjax import trees
 from hessjax.driving import until
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
@@ -64,16 +65,17 @@ def normal_equivalent(num_samples: int, num_probes: int) -> float:
 
 
 class Batches(NamedTuple):
-    """Running sums over independent estimates of the same number of products."""
+    """Running sums over independent estimates of the same number of products; errors add by their squares."""
 
-    total: Float[Array, ""]
-    variance: Float[Array, ""]
+    total: PyTree
+    error: PyTree
     count: Int[Array, ""]
     num_matvecs: Int[Array, ""]
 
     def estimate(self) -> Estimate:
         """Their mean."""
-        return Estimate(self.total / self.count, jnp.sqrt(self.variance) / self.count, self.num_matvecs)
+        mean = lambda tree: jax.tree.map(lambda x: x / self.count, tree)
+        return Estimate(mean(self.total), mean(self.error), self.num_matvecs)
 
 
 def to_accuracy(
@@ -81,13 +83,15 @@ def to_accuracy(
     key: PRNGKey,
     batch: Callable[[Any], Estimate],
     *,
+    first: Estimate | None = None,
     rtol: Any = 0.0,
     atol: Any = 0.0,
     max_matvecs: Any,
 ) -> Estimate:
-    """The mean of as many independent estimates `batch(key)` as bring 1.96 std_error to rtol |value| + atol.
+    """The mean of as many independent estimates `batch(key)` as bring 1.96 |std_error| to rtol |value| + atol.
 
-    Stops before `max_matvecs` would be exceeded, with at least one.
+    Stops before `max_matvecs` would be exceeded, with at least one; of trees, |.| is the Euclidean norm. `first`
+    stands for `batch(jax.random.fold_in(key, 0))` where a caller has it already.
 
     Example:
       >>> from hessjax.operators import Matrix
@@ -99,17 +103,17 @@ def to_accuracy(
 
     def more(done: Batches) -> Batches:
         one = batch(jax.random.fold_in(key, done.count))
-        variance = done.variance + one.std_error**2
-        return Batches(done.total + one.value, variance, done.count + 1, done.num_matvecs + one.num_matvecs)
+        error = jax.tree.map(jnp.hypot, done.error, one.std_error)  # squares of very small errors would vanish
+        return Batches(trees.add(done.total, one.value), error, done.count + 1, done.num_matvecs + one.num_matvecs)
 
     def enough(done: Batches):
         value, error, spent = done.estimate()
         # NaN is not more accurate tomorrow; neither is a budget that the next batch would break.
-        reached = ~(1.96 * error > rtol * jnp.abs(value) + atol)
+        reached = ~(1.96 * trees.norm(error) > rtol * trees.norm(value) + atol)
         return reached | (spent + spent // done.count > max_matvecs)
 
-    first = batch(jax.random.fold_in(key, 0))
-    begun = Batches(first.value, first.std_error**2, jnp.int32(1), first.num_matvecs)
+    first = batch(jax.random.fold_in(key, 0)) if first is None else first
+    begun = Batches(first.value, first.std_error, jnp.int32(1), first.num_matvecs)
     return until(op, enough, more, begun).estimate()
 
 

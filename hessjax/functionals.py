@@ -1,7 +1,7 @@
 """What a quadrature says: density, distribution function, traces of functions, log-determinant.
 
-Arithmetic on nodes and weights, no products; every curve with its standard error over probes. Eigenvalues known
-exactly (`atoms`) join the bulk of a deflated operator at their own mass.
+Arithmetic on nodes and weights (`logdet` takes a quadrature of its own); every curve with its standard error over
+probes. Eigenvalues known exactly (`atoms`) join the bulk of a deflated operator at their own mass.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Real
 
-from hessjax.estimates import Estimate, mean
+from hessjax.driving import check_operand, ready, run
+from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
+from hessjax.krylov import check_count, is_full, tridiagonals
 from hessjax.operators import Operator
 from hessjax.projections import Eigenpairs
-from hessjax.quadrature import Quadrature, slq
+from hessjax.quadrature import Quadrature, gauss
 from hessjax.trees import PRNGKey
 
 __all__ = ["Curve", "cdf", "density", "logdet", "spectral_function"]
@@ -118,6 +120,8 @@ def logdet(
     num_steps: int = 64,
     num_probes: int = 8,
     reorthogonalize: str = "none",
+    rtol: float | None = None,
+    max_matvecs: int = 10_000,
 ) -> Estimate:
     """log det(A + shift I), of the whole operator.
 
@@ -128,9 +132,14 @@ def logdet(
       num_steps: as for `slq`.
       num_probes: as for `slq`.
       reorthogonalize: as for `slq`.
+      rtol: repeat with fresh probes until 1.96 std_error <= rtol |value|.
+      max_matvecs: products that rtol may take.
 
     Returns:
       NaN where a node plus the shift is not above 0.
+
+    Raises:
+      ValueError: num_steps or num_probes below 1, an unknown `reorthogonalize`, rtol not above 0.
 
     Example:
       >>> import hessjax as hj
@@ -140,11 +149,27 @@ def logdet(
 
     References: Ubaru, Chen & Saad (2017), SIAM J. Matrix Anal. Appl. 38(4), doi:10.1137/16M1104974.
     """
-    q = slq(op, key, num_steps=num_steps, num_probes=num_probes, reorthogonalize=reorthogonalize)
+    check_operand(op)
+    check_count("num_steps", num_steps)
+    check_count("num_probes", num_probes)
+    check_accuracy("rtol", rtol)
+    options: dict[str, Any] = {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
+    if rtol is None:
+        return run(_logdet, op, key, shift, **options)
+    return run(_logdet_to_accuracy, op, key, shift, rtol, max_matvecs, **options)
+
+
+def _logdet(op: Operator, key: Any, shift: Any, *, num_steps: int, num_probes: int, full: bool) -> Estimate:
+    t = tridiagonals(op, key, num_steps=num_steps, num_probes=num_probes, full=full)
     log = lambda nodes: jnp.where(nodes + shift > 0, jnp.log(jnp.where(nodes + shift > 0, nodes + shift, 1)), jnp.nan)
-    value, std_error, num_matvecs = spectral_function(q, log)
+    value, std_error, num_matvecs = spectral_function(gauss(t, op, num_steps), log)
     count = op.size - op.num_deflated
     return Estimate(count * value, count * std_error, num_matvecs)
+
+
+def _logdet_to_accuracy(op: Operator, key: Any, shift: Any, rtol: Any, max_matvecs: Any, **options: Any) -> Estimate:
+    op = ready(op)
+    return to_accuracy(op, key, lambda k: _logdet(op, k, shift, **options), rtol=rtol, max_matvecs=max_matvecs)
 
 
 def _curve(q: Quadrature, f: Callable[[Array], Array], atoms: Eigenpairs | None) -> Curve:

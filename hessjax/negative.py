@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from hessjax.driving import check_operand, run
-from hessjax.estimates import mean
+from hessjax.driving import check_operand, ready, run
+from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
 from hessjax.krylov import Ritz, Tridiagonal, check_count, eps, is_full, ritz, tridiagonals
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
@@ -42,6 +42,8 @@ def negative_fraction(
     num_steps: int = 64,
     num_probes: int = 8,
     reorthogonalize: str = "none",
+    atol: float | None = None,
+    max_matvecs: int = 10_000,
 ) -> Fraction:
     """The share of eigenvalues below -tol ||A||, bounded from both sides.
 
@@ -58,12 +60,15 @@ def negative_fraction(
       num_steps: as for `slq`; more steps resolve more of the mass.
       num_probes: as for `slq`; more probes lower the standard error.
       reorthogonalize: as for `slq`.
+      atol: repeat with fresh probes, at the threshold of the first, until 1.96 std_error <= atol; what is `unresolved`
+        only more steps resolve.
+      max_matvecs: products that atol may take.
 
     Returns:
       `value`: the mean lower bound; `unresolved`: how far the mean upper bound is above it.
 
     Raises:
-      ValueError: tol negative; counts below 1.
+      ValueError: tol negative; counts below 1; atol not above 0.
 
     Example:
       >>> import hessjax as hj
@@ -80,21 +85,41 @@ def negative_fraction(
     check_count("num_probes", num_probes)
     if not tol >= 0:
         raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest |Ritz value|.")
+    check_accuracy("atol", atol)
     options: dict[str, Any] = {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
-    return run(_negative_fraction, op, key, tol, **options)
+    if atol is None:
+        return run(_negative_fraction, op, key, tol, **options)
+    return run(_to_accuracy, op, key, tol, atol, max_matvecs, **options)
 
 
 def _negative_fraction(op: Operator, key: Any, tol: Any, *, num_steps: int, num_probes: int, full: bool) -> Fraction:
     return bounds(tridiagonals(op, key, num_steps=num_steps, num_probes=num_probes, full=full), op, tol)
 
 
-def bounds(t: Tridiagonal, op: Operator, tol: Any, known: Float[Array, " k"] | None = None) -> Fraction:
-    """The share below the threshold from Lanczos runs on `op`, and from eigenvalues known beside it."""
+def _to_accuracy(op: Operator, key: Any, tol: Any, atol: Any, max_matvecs: Any, **options: Any) -> Fraction:
+    op = ready(op)
+    first = _negative_fraction(op, jax.random.fold_in(key, 0), tol, **options)
+
+    def estimate(one: Fraction) -> Estimate:
+        return Estimate((one.value, one.unresolved), one.std_error, one.num_matvecs)
+
+    def batch(k: Any) -> Estimate:
+        return estimate(bounds(tridiagonals(op, k, **options), op, tol, threshold=first.threshold))
+
+    found = to_accuracy(op, key, batch, first=estimate(first), atol=atol, max_matvecs=max_matvecs)
+    value, unresolved = found.value
+    return Fraction(value, found.std_error, unresolved, first.threshold, found.num_matvecs)
+
+
+def bounds(
+    t: Tridiagonal, op: Operator, tol: Any, known: Float[Array, " k"] | None = None, threshold: Any = None
+) -> Fraction:
+    """The share below the threshold (None: theirs) from Lanczos runs on `op`, and from eigenvalues known beside."""
     found = ritz(t, eps(op))
     norm = jnp.max(jnp.abs(found.values))
     if known is not None:
         norm = jnp.maximum(norm, jnp.max(jnp.abs(known)))
-    threshold = (tol * norm).astype(found.values.dtype)
+    threshold = (tol * norm).astype(found.values.dtype) if threshold is None else threshold
     slack = 32 * eps(op) * norm  # how far Ritz values of products in this precision are from eigenvalues
     low = jax.vmap(lambda r: _below(r, -threshold - slack)[0])(found)
     high = jax.vmap(lambda r: _below(r, -threshold + slack)[1])(found)

@@ -101,19 +101,23 @@ def frobenius_norm(
     return _root(_estimate(SQUARES, op, key, rtol=of_square, **options))
 
 
-def diagonal(op: Operator, key: PRNGKey, *, num_probes: int = 40) -> Estimate:
+def diagonal(
+    op: Operator, key: PRNGKey, *, num_probes: int = 40, rtol: float | None = None, max_matvecs: int = 10_000
+) -> Estimate:
     """The diagonal: every parameter's own curvature, in the tree of the params.
 
     Args:
       op: a symmetric operator A.
       key: draws random signs.
       num_probes: test vectors; m products.
+      rtol: repeat with fresh test vectors until 1.96 |std_error| <= rtol |value|, both as vectors.
+      max_matvecs: products that rtol may take.
 
     Returns:
       A tree of the means of z * A z, and a tree of their standard errors.
 
     Raises:
-      ValueError: num_probes below 1.
+      ValueError: num_probes below 1, rtol not above 0.
 
     Example:
       >>> import hessjax as hj
@@ -122,9 +126,9 @@ def diagonal(op: Operator, key: PRNGKey, *, num_probes: int = 40) -> Estimate:
 
     References: Bekas, Kokiopoulou & Saad (2007), Appl. Numer. Math. 57, doi:10.1016/j.apnum.2007.01.003.
     """
-    check_operand(op)
-    check_count("num_probes", num_probes)
-    return run(_diagonal, op, key, num_probes=num_probes)
+    return _estimate(
+        {"signs": _diagonal}, op, key, num_probes=num_probes, method="signs", rtol=rtol, max_matvecs=max_matvecs
+    )
 
 
 def _estimate(methods: dict, op: Any, key: Any, *, num_probes: int, method: str, rtol: Any, max_matvecs: int):

@@ -75,6 +75,12 @@ def test_an_unknown_error_stops_at_once():
     assert np.isnan(found.std_error)
 
 
+def test_errors_whose_squares_vanish_still_count():
+    found = to_accuracy(OP, KEY, batches([1e-30] * 8), atol=1.5e-30, max_matvecs=100)
+    assert int(found.num_matvecs) == 6
+    assert float(found.std_error) == pytest.approx(1e-30 / 2**0.5, rel=1e-5)
+
+
 def test_an_exact_estimate_is_enough():
     found = to_accuracy(OP, KEY, batches([0.0] * 8), rtol=1e-9, max_matvecs=100)
     assert (float(found.value), float(found.std_error), int(found.num_matvecs)) == (1.0, 0.0, 3)

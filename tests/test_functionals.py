@@ -183,3 +183,16 @@ def test_intervals_cover_as_often_as_they_say(float64):
     for f, truth in ((jnp.log, np.log(values).mean()), (jnp.square, (values**2).mean())):
         found = jax.vmap(lambda q, f=f: hj.spectral_function(q, f))(many)
         assert 0.90 <= cover(found.value, found.std_error, truth) <= 0.99
+
+
+def test_a_log_determinants_rtol_is_met():
+    values = np.linspace(0.1, 4, 100)
+    exact = np.sum(np.log(values + 1))
+    found = hj.logdet(diagonal(values), KEY, shift=1.0, num_probes=4, num_steps=16, rtol=0.01)
+    assert 1.96 * found.std_error <= 0.01 * found.value
+    assert int(found.num_matvecs) > 64
+    assert within(found, exact)
+    capped = hj.logdet(diagonal(values), KEY, shift=1.0, num_probes=4, num_steps=16, rtol=1e-5, max_matvecs=200)
+    assert int(capped.num_matvecs) == 192
+    with pytest.raises(ValueError, match="rtol must be above 0, got 0"):
+        hj.logdet(diagonal(values), KEY, shift=1.0, rtol=0.0)

@@ -180,3 +180,20 @@ def test_intervals_cover_the_truth_as_often_as_they_say(float64):
     low, high = found.value - 1.96 * found.std_error, found.value + found.unresolved + 1.96 * found.std_error
     assert 0.90 <= float(jnp.mean((low <= 0.2) & (high >= 0.2))) <= 0.99
     assert float(found.unresolved.max()) < float(found.std_error.min()) / 10
+
+
+def test_atol_repeats_at_the_first_threshold_until_the_error_bar_is_met():
+    values = SPECTRA["no gap"]
+    op, exact = diagonal(values), np.mean(values < 0)
+    once = hj.negative_fraction(op, jax.random.fold_in(KEY, 0), tol=1e-3, num_steps=24, num_probes=10)
+    found = hj.negative_fraction(op, KEY, tol=1e-3, num_steps=24, num_probes=10, atol=0.01)
+    assert 1.96 * found.std_error <= 0.01 < 1.96 * once.std_error
+    assert found.num_matvecs > 240
+    assert found.num_matvecs % 240 == 0
+    assert found.threshold == once.threshold
+    assert found.value - 0.02 <= exact <= found.value + found.unresolved + 0.02
+    capped = hj.negative_fraction(op, KEY, tol=1e-3, num_steps=24, num_probes=10, atol=1e-6, max_matvecs=700)
+    assert capped.num_matvecs == 480
+    assert 1.96 * capped.std_error > 1e-6
+    with pytest.raises(ValueError, match="atol must be above 0, got 0.0"):
+        hj.negative_fraction(op, KEY, tol=1e-3, atol=0.0)

@@ -175,6 +175,20 @@ def test_the_diagonal_has_the_tree_of_the_params_and_no_error_where_the_matrix_i
     assert all(np.isnan(x).all() for x in jax.tree.leaves(one.std_error))
 
 
+def test_a_diagonals_rtol_is_of_the_whole_vector(float64):
+    a = matrix(np.random.default_rng(4).standard_normal(30))
+    exact, op = np.diag(a), hj.Matrix(jnp.asarray(a))
+    found = hj.diagonal(op, KEY, num_probes=10, rtol=0.1)
+    error = np.linalg.norm(found.std_error)
+    assert 1.96 * error <= 0.1 * np.linalg.norm(found.value)
+    assert np.linalg.norm(found.value - exact) <= 3 * error
+    fewer = hj.diagonal(op, KEY, num_probes=10, rtol=0.1, max_matvecs=int(found.num_matvecs) - 1)
+    assert fewer.num_matvecs == found.num_matvecs - 10
+    assert 1.96 * np.linalg.norm(fewer.std_error) > 0.1 * np.linalg.norm(fewer.value)
+    with pytest.raises(ValueError, match=r"rtol must be above 0, got -0\.1"):
+        hj.diagonal(op, KEY, rtol=-0.1)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_rtol_repeats_until_the_error_bar_is_met(method):
     op = operator(COVERED["outliers"])

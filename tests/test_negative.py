@@ -195,5 +195,5 @@ def test_atol_repeats_at_the_first_threshold_until_the_error_bar_is_met():
     capped = hj.negative_fraction(op, KEY, tol=1e-3, num_steps=24, num_probes=10, atol=1e-6, max_matvecs=700)
     assert capped.num_matvecs == 480
     assert 1.96 * capped.std_error > 1e-6
-    with pytest.raises(ValueError, match="atol must be above 0, got 0.0"):
+    with pytest.raises(ValueError, match=r"atol must be above 0, got 0\.0"):
         hj.negative_fraction(op, KEY, tol=1e-3, atol=0.0)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
+from hessjax.convolutions import fast_in_loops
 from hessjax.devices import memory_available
 from hessjax.operators import Matrix, Operator, check_symmetric
 
@@ -82,7 +83,7 @@ def _columns(op: Operator, passes: int) -> Float[Array, "n n"]:
     n, linear = op.size, op.linearized()
     unit = _units(op)
     column = lambda j: trees.ravel(linear.product(unit(j)))[0]
-    return _mirrored(jax.lax.map(jax.vmap(column), _numbers(n, passes)).reshape(-1, n)[:n])
+    return _mirrored(jax.lax.map(fast_in_loops(jax.vmap(column)), _numbers(n, passes)).reshape(-1, n)[:n])
 
 
 def _streamed_columns(op: Operator, passes: int) -> Float[Array, "n n"]:

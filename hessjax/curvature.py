@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from hessjax import rows, trees
 from hessjax.objective import PRECISION, loss_form, losses
-from hessjax.operators import Linearized, Operator, pytree
+from hessjax.operators import Operator, pytree
 
 __all__ = ["Curvature", "Hessian"]
 
@@ -83,6 +83,23 @@ class Curvature(Operator):
     def defects(self) -> dict[str, tuple[Array, str]]:
         splits = self._form() == "per-example" and rows.num_rows(self.batch) > 1
         return {"per-example": (jax.jit(_coupling)(self), COUPLED)} if splits else {}
+
+
+@final
+@pytree
+@dataclass(frozen=True, eq=False, repr=False)
+class Linearized(Operator):
+    """A derivative taken once: `push` is what `jax.linearize` returned at `point`, its residuals leaves."""
+
+    push: Any
+    point: PyTree
+
+    @property
+    def like(self) -> PyTree:
+        return trees.structs(self.point)
+
+    def product(self, v: PyTree) -> PyTree:
+        return self.push(trees.vary_like(v, self.point))
 
 
 @jax.jit  # what jax.linearize returns is static and new each time: compiled, it is one and the same at every params

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from hessjax import trees
 from hessjax.devices import memory_available
-from hessjax.operators import Operator
+from hessjax.operators import Operator, multiply
 
 __all__ = ["check_operand", "over", "product", "products", "ready", "repeat", "run", "space", "until"]
 
@@ -54,7 +54,8 @@ def space(op: Operator) -> PyTree:
 
 def product(op: Operator, v: PyTree) -> PyTree:
     """A v from and to the vectors of an iteration."""
-    return trees.lift(op.product(_lowered(v, op)))
+    multiplied = op.product if op.streamed else partial(multiply, op)
+    return trees.lift(multiplied(_lowered(v, op)))
 
 
 def products(op: Operator, block: PyTree) -> PyTree:

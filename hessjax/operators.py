@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, final
 
 import jax
@@ -18,8 +19,9 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree, Real
 
 from hessjax import trees
+from hessjax.convolutions import fast_in_loops
 
-__all__ = ["Linearized", "Matrix", "Operator", "Scaled", "Shifted", "Sum", "Wrapper", "pytree", "shift"]
+__all__ = ["Matrix", "Operator", "Scaled", "Shifted", "Sum", "Wrapper", "multiply", "pytree", "shift"]
 
 
 Class = TypeVar("Class", bound=type)
@@ -184,15 +186,26 @@ class Operator(abc.ABC):
         return Scaled(self, -1.0)
 
 
+def multiply(op: Operator, v: PyTree) -> PyTree:
+    """A v for a `v` as `Operator.product` takes it: how compiled programs call it, be it in a loop.
+
+    Example:
+      >>> multiply(Matrix(jnp.eye(2)), jnp.ones(2)).tolist()
+      [1.0, 1.0]
+    """
+    return fast_in_loops(op.product)(v)
+
+
 @jax.jit
 def _product(op: Operator, v: PyTree) -> PyTree:
-    return op.product(v)
+    return multiply(op, v)
 
 
 @jax.jit
 def _products(op: Operator, block: PyTree) -> PyTree:
+    one = partial(multiply, op)
     # On a CPU one after another: together they leave the cache.
-    return jax.lax.map(op.product, block) if jax.default_backend() == "cpu" else jax.vmap(op.product)(block)
+    return jax.lax.map(one, block) if jax.default_backend() == "cpu" else jax.vmap(one)(block)
 
 
 def _is_scalar(c: Any) -> bool:
@@ -377,20 +390,3 @@ def shift(op: Operator, c: Scalar) -> Operator:
     if not _is_scalar(c):
         raise TypeError(f"shift needs a real scalar, got {type(c).__name__}; for A + B write a + b.")
     return Shifted(op, c)
-
-
-@final
-@pytree
-@dataclass(frozen=True, eq=False, repr=False)
-class Linearized(Operator):
-    """A derivative taken once: `push` is what `jax.linearize` returned at `point`, its residuals leaves."""
-
-    push: Any
-    point: PyTree
-
-    @property
-    def like(self) -> PyTree:
-        return trees.structs(self.point)
-
-    def product(self, v: PyTree) -> PyTree:
-        return self.push(trees.vary_like(v, self.point))

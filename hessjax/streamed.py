@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from hessjax import rows, trees
 from hessjax.curvature import STATIC, Hessian, check_function, check_options
-from hessjax.operators import Operator, pytree
+from hessjax.operators import Operator, multiply, pytree
 
 __all__ = ["Streamed"]
 
@@ -129,7 +129,7 @@ def _add_part(
     operator: Callable, loss: Callable, many: bool, params: PyTree, batch: PyTree, v: PyTree, total: PyTree
 ) -> PyTree:
     op = operator(loss, params, batch)
-    part = op.linearized().products(v) if many else op.product(v)
+    part = op.linearized().products(v) if many else multiply(op, v)
     return jax.tree.map(lambda t, x: t + rows.num_rows(batch) * x.astype(t.dtype), total, part)
 
 

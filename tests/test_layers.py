@@ -13,7 +13,7 @@ import hessjax
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
 LAYERS = [
-    ["config", "devices", "landscapes.base", "landscapes.data", "progress", "stacks", "store", "trees"],
+    ["config", "convolutions", "devices", "landscapes.base", "landscapes.data", "progress", "stacks", "store", "trees"],
     ["operators", "rows"],
     ["adapters", "checks", "driving", "objective", "projections"],
     ["curvature", "estimates", "krylov", "landscapes.networks", "landscapes.surfaces", "train"],

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
+
 from hessjax import interactive, panels, plot
 from hessjax.tables import SHORT, by_row, done, note, num_params, number, per_time, spectrum_facts, unit, usable
 
@@ -161,9 +163,10 @@ def _sweep_parts(ds: xr.Dataset, found: dict) -> dict[str, str]:
 def _spectrum_parts(found: Spectrum, drawn: dict, facts: Mapping[str, Any]) -> dict[str, str]:
     of = f"{facts['landscape']}: its Hessian spectrum" if "landscape" in facts else "A spectrum"
     panel, outliers = drawn["density"], found.outliers
+    columns = (np.asarray(x).tolist() for x in (outliers.values, outliers.residuals, outliers.converged))
     body = "".join(
-        f"<tr><td>{k + 1}</td><td>{number(value, 6)}</td><td>{number(off)}</td><td>{'yes' if ok else 'no'}</td></tr>"
-        for k, (value, off, ok) in enumerate(zip(outliers.values, outliers.residuals, outliers.converged))
+        f"<tr><td>{k}</td><td>{number(value, 6)}</td><td>{number(off)}</td><td>{'yes' if ok else 'no'}</td></tr>"
+        for k, (value, off, ok) in enumerate(zip(*columns), start=1)
     )
     head = "<tr><th></th><th>λ</th><th>residual</th><th>converged</th></tr>"
     return {

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import large, peers, slq
+from benchmarks import convolutions, large, peers, slq
 
 ECHO = """
 import itertools, json, sys
@@ -54,6 +54,12 @@ def test_every_way_to_a_gauss_rule_has_the_moments_of_its_probes(toy):
     assert next(iter(rows)) == "hj.slq"
     assert max(row["error"] for row in rows.values()) < 1e-4
     assert rows["hj.slq"]["rivals_on_torch"] == "none: not run with --peers"
+
+
+def test_products_of_convolutions_in_loops_are_float64s(toy):
+    rows = {row["what"]: row for row in convolutions.run()}
+    assert next(iter(rows)) == "hj.slq"
+    assert max(row["error"] for row in rows.values()) < 1e-4
 
 
 def test_a_vector_in_pytorchs_order_is_params_again():

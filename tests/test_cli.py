@@ -112,6 +112,12 @@ BAD = {
     ),
     "random loss": (["sweep", "--landscape", f"{MODULE}:restless", *QUICK], "determinism"),
     "loss not finite": (["sweep", "--landscape", f"{MODULE}:everywhere_nan", *QUICK], "finite"),
+    "report of an exact spectrum": (["spectrum", "--landscape", "quadratic", "--report", "x.html"], "add --method slq"),
+    "no Lanczos steps": (
+        ["spectrum", "--landscape", "quadratic", "--method", "slq", "--lanczos-steps", "0"],
+        "num_steps must be a whole number, at least 1; got 0",
+    ),
+    "unknown method": (["spectrum", "--method", "kpm"], "kpm"),
     "spectrum of init -1": (["spectrum", "--landscape", "quadratic", "--init", "-1"], "init must be at least 0"),
 }
 
@@ -224,6 +230,37 @@ def test_spectrum_in_float64_knows_zero_better(capsys):
     found = table(capsys.readouterr().out)
     assert (found["zero"][0], found["positive"]) == ("0", "2")
     assert found["smallest"].split()[0] == "1e-07"
+
+
+def test_spectrum_without_a_matrix_is_that_with_one(tmp_path, capsys):
+    words = ["spectrum", "--options", "widths=4", "rows=64", "--num-steps", "5"]
+    assert main(words) == 0
+    exact = table(capsys.readouterr().out)
+    pages = ["--output", "density.png", "--report", "one.html"]
+    assert main([*words, "--method", "slq", "--outliers", "5", "--num-probes", "40", *pages]) == 0
+    found = table(capsys.readouterr().out)
+    for name in ("landscape", "parameters", "gradient norm"):
+        assert found[name] == exact[name]
+    largest = [float(v) for v in found["largest"].split()]
+    assert largest == pytest.approx([float(v) for v in exact["largest"].split()], rel=2e-3)
+    trace, error = map(float, found["trace"].split(" ± "))
+    assert abs(trace - float(exact["trace"])) <= 4 * error + 1e-3
+    assert (tmp_path / "density.png").read_bytes()[:4] == b"\x89PNG"
+    assert "its Hessian spectrum, from products alone" in (tmp_path / "one.html").read_text(encoding="utf-8")
+
+
+def test_spectrum_is_exact_up_to_a_size_and_then_estimated(capsys, monkeypatch):
+    from hessjax import single
+
+    words = ["spectrum", "--landscape", "quadratic", "--options", "eigenvalues=-3.0,0.5,2.0"]
+    assert main(words) == 0
+    assert "certified" in table(capsys.readouterr().out)
+    monkeypatch.setattr(single, "EXACT", 2)
+    assert main(words) == 0
+    found = table(capsys.readouterr().out)
+    assert "products" in found
+    assert main([*words, "--method", "exact"]) == 0
+    assert "certified" in table(capsys.readouterr().out)
 
 
 def test_doctor_tells_versions_devices_and_advice_in_words_and_json(capsys):

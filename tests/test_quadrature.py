@@ -210,23 +210,6 @@ def test_bad_arguments_are_one_line(call, words, untyped):
         call(jnp.eye(5))
 
 
-def test_spectrum_is_outliers_bulk_and_negative_share(float64):
-    values = np.r_[[-9.0, 30.0], np.linspace(-1, 1, 198)]
-    found = hj.spectrum(operator(values, "float64"), KEY, k=2, num_probes=40)
-    np.testing.assert_allclose(found.outliers.values, [-9.0, 30.0], atol=1e-4)
-    assert found.size == 200
-    truth = (values < -float(found.negative.threshold)).mean()
-    low, high = found.negative.value, found.negative.value + found.negative.unresolved
-    assert low - 4 * found.negative.std_error <= truth <= high + 4 * found.negative.std_error
-    assert within(found.trace, values.sum())
-    grid = found.grid()
-    assert np.trapezoid(found.density(grid).value, grid) == pytest.approx(1, abs=1e-3)
-    none = hj.spectrum(operator(values, "float64"), KEY, k=0)
-    assert len(none.outliers.values) == 0
-    assert none.size == 200
-    assert np.trapezoid(none.density(none.grid()).value, none.grid()) == pytest.approx(1, abs=1e-3)
-
-
 def test_nested_trees_have_the_nodes_of_their_matrix(float64):
     loss = lambda p: jnp.sum(jnp.tanh(p["a"] @ p["b"]) ** 2) + p["c"] ** 4
     op = hj.Hessian(loss, {"a": jnp.asarray(RNG.standard_normal((3, 4))), "b": jnp.ones(4) / 2, "c": jnp.array(0.3)})

@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jaxtyping import Array, PyTree
+
+from hessjax.jaxprs import spliced
 
 __all__ = ["fast_in_loops"]
 
@@ -38,9 +40,7 @@ def fast_in_loops(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], Py
 
     def rewritten(x: PyTree) -> PyTree:
         closed, shape = jax.make_jaxpr(function, return_shape=True)(x)
-        if not _convolves(closed):
-            return function(x)
-        out = jaxpr_as_fun(_rewritten(closed))(*jax.tree.leaves(x))
+        out = jaxpr_as_fun(_rewritten(closed))(*jax.tree.leaves(x))  # as it was traced, convolutions or not: once
         return jax.tree.unflatten(jax.tree.structure(shape), out)
 
     return rewritten
@@ -67,21 +67,12 @@ def _rewritten(value: Any) -> Any:
     eqns = []
     for eqn in value.eqns:
         if eqn.primitive is CONVOLUTION:
-            eqns += _transposed(eqn)
+            eqns += spliced(partial(_channels_last, **eqn.params), eqn.invars, eqn.outvars)
         elif eqn.primitive.name in CALLS:
             eqns.append(eqn.replace(params={name: _rewritten(inner) for name, inner in eqn.params.items()}))
         else:
             eqns.append(eqn)
     return value.replace(eqns=eqns)
-
-
-def _transposed(eqn: JaxprEqn) -> list[JaxprEqn]:
-    """A convolution's equation as those of `_channels_last`, from and to the same variables."""
-    inputs = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars]
-    traced = jax.make_jaxpr(partial(_channels_last, **eqn.params))(*inputs).jaxpr
-    same = dict(zip((*traced.invars, *traced.outvars), (*eqn.invars, *eqn.outvars), strict=True))
-    renamed = lambda atoms: [atom if isinstance(atom, Literal) else same.get(atom, atom) for atom in atoms]
-    return [e.replace(invars=renamed(e.invars), outvars=renamed(e.outvars)) for e in traced.eqns]
 
 
 def _channels_last(

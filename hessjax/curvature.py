@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from hessjax import rows, trees
 from hessjax.objective import PRECISION, loss_form, losses
 from hessjax.operators import Operator, pytree
+from hessjax.transposes import transposed_once
 
 __all__ = ["Curvature", "Hessian"]
 
@@ -109,7 +110,7 @@ def _linearized(op: Curvature) -> Linearized:
     # A product is linear in v: its derivative at zero is itself, less all that does not depend on v. Leaves that are
     # zero whatever v is are made to depend on it, as jax 0.7 has no place for such constants in what it returns.
     product = lambda v: trees.vary_like(op.product(v), v)
-    return Linearized(jax.linearize(product, zeros)[1], params)
+    return Linearized(transposed_once(jax.linearize(product, zeros)[1], zeros), params)
 
 
 COUPLED = (

@@ -13,8 +13,9 @@ import hessjax
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
 LAYERS = [
-    ["config", "convolutions", "devices", "landscapes.base", "landscapes.data", "progress", "stacks", "store", "trees"],
-    ["operators", "rows"],
+    ["config", "devices", "jaxprs", "landscapes.base", "landscapes.data", "progress", "stacks", "store", "trees"],
+    ["convolutions", "rows", "transposes"],
+    ["operators"],
     ["adapters", "checks", "driving", "objective", "projections"],
     ["curvature", "estimates", "krylov", "landscapes.networks", "landscapes.surfaces", "train"],
     ["assembly", "extremes", "gauss_newton", "negative", "quadrature", "sketches", "streamed"],

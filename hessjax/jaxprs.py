@@ -1,0 +1,26 @@
+"""Equations of a traced program replaced by those of a function, for modules that rewrite programs for a compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import JaxprEqn, Literal
+
+__all__ = ["spliced"]
+
+
+def spliced(function: Callable, inputs: Sequence[Any], outputs: Sequence[Any]) -> list[JaxprEqn]:
+    """The equations of `function`, which must close over no arrays, from and to the variables of another program.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [eqn] = jax.make_jaxpr(jnp.sin)(1.0).eqns
+      >>> [e.primitive.name for e in spliced(lambda x: -jnp.cos(x), eqn.invars, eqn.outvars)]
+      ['cos', 'neg']
+    """
+    traced = jax.make_jaxpr(function)(*[jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in inputs]).jaxpr
+    same = dict(zip((*traced.invars, *traced.outvars), (*inputs, *outputs), strict=True))
+    renamed = lambda atoms: [atom if isinstance(atom, Literal) else same.get(atom, atom) for atom in atoms]
+    return [eqn.replace(invars=renamed(eqn.invars), outvars=renamed(eqn.outvars)) for eqn in traced.eqns]

@@ -1,0 +1,107 @@
+"""Matrix products of a linearisation with what they transpose at every step transposed once.
+
+In products with a Hessian, every weight's derivative contracts activations and tangents over the rows, the leading axis
+of both. XLA's CPU compiler takes a product of that form at two thirds of the speed of any other, or less; and one
+factor is the same at every step. It is kept as its transpose as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jaxtyping import Array, PyTree
+
+from hessjax.jaxprs import spliced
+
+__all__ = ["transposed_once"]
+
+
+def transposed_once(push: Callable[[PyTree], PyTree], v: PyTree) -> Callable[[PyTree], PyTree]:
+    """`push`, a linear function such as `jax.linearize` returns, of vectors like `v`; as it is where there is no CPU.
+
+    Returns:
+      A pytree, whose leaves are the arrays that `push` closes over, and transposes of some.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+      >>> push = jax.linearize(lambda w: x.T @ (x @ w), jnp.zeros(2))[1]
+      >>> transposed_once(push, jnp.zeros(2))(jnp.array([1.0, -1.0])).tolist()
+      [-9.0, -12.0]
+    """
+    if jax.default_backend() != "cpu":
+        return push
+    closed, shape = jax.make_jaxpr(push, return_shape=True)(v)
+    kept = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    names: dict[tuple[Any, tuple[int, ...]], Any] = {}  # of the transposes: (variable, order of axes) -> variable
+    eqns: list[JaxprEqn] = []
+    for eqn in closed.eqns:
+        form = _form(eqn, kept)
+        eqns += [eqn] if form is None else _rewritten(eqn, form, names)
+    if not names:
+        return push
+    more = {name: lax.transpose(kept[var], order) for (var, order), name in names.items()}
+    jaxpr = closed.jaxpr.replace(constvars=[*kept, *more], eqns=eqns)
+    return jax.tree_util.Partial(_Program(jaxpr, jax.tree.structure(shape)), [*kept.values(), *more.values()])
+
+
+@dataclass(frozen=True, eq=False)
+class _Program:
+    """A program without its constants, static where operators are pytrees: equal to itself alone."""
+
+    jaxpr: Jaxpr
+    structure: Any
+
+    def __call__(self, consts: list[Array], v: PyTree) -> PyTree:
+        return self.structure.unflatten(jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*jax.tree.leaves(v)))
+
+
+class _Form(NamedTuple):
+    """A product to rewrite: the operand kept, its axes as they should be, the axes of the other that are contracted."""
+
+    operand: int
+    order: tuple[int, ...]
+    contracted: tuple[int, ...]
+
+
+def _form(eqn: JaxprEqn, kept: Mapping[Any, Any]) -> _Form | None:
+    """How a product is rewritten; None where it is of a fast form, or nothing it contracts stays the same."""
+    if eqn.primitive is not lax.dot_general_p or eqn.params.get("out_sharding") is not None:
+        return None
+    stays = [not isinstance(x, Literal) and x in kept for x in eqn.invars]
+    contracted, batch = eqn.params["dimension_numbers"]
+    left = eqn.invars[0].aval.ndim
+    if any(batch) or sum(stays) != 1 or tuple(contracted[0]) == tuple(range(left))[left - len(contracted[0]) :]:
+        return None
+    operand = stays.index(True)
+    axes = tuple(contracted[operand])
+    free = tuple(axis for axis in range(eqn.invars[operand].aval.ndim) if axis not in axes)
+    return _Form(operand, free + axes, tuple(contracted[1 - operand]))
+
+
+def _rewritten(eqn: JaxprEqn, form: _Form, names: dict) -> list[JaxprEqn]:
+    """The equations that take the product with the transpose on the left; a transpose not yet named is named."""
+    var, other = eqn.invars[form.operand], eqn.invars[1 - form.operand]
+    shape = tuple(var.aval.shape[axis] for axis in form.order)
+    if (var, form.order) not in names:
+        struct = jax.ShapeDtypeStruct(shape, var.aval.dtype)
+        names[var, form.order] = jax.make_jaxpr(lambda x: x)(struct).jaxpr.invars[0]
+    options = {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
+    return spliced(partial(_product, form=form, **options), [names[var, form.order], other], eqn.outvars)
+
+
+def _product(transpose: Array, other: Array, *, form: _Form, **options: Any) -> Array:
+    count = len(form.contracted)
+    last = tuple(range(transpose.ndim - count, transpose.ndim))
+    out = lax.dot_general(transpose, other, ((last, form.contracted), ((), ())), **options)
+    if form.operand == 0:
+        return out
+    free = transpose.ndim - count
+    out = lax.optimization_barrier(out)  # or the compiler would turn the product round again
+    return lax.transpose(out, (*range(free, out.ndim), *range(free)))

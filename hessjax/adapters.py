@@ -120,7 +120,8 @@ def nnx(module: Any, *, statistics: str = "frozen", dropout: Any = None, wrt: An
     Args:
       module: a `flax.nnx.Module` whose `__call__` takes the inputs as its one positional argument, a pytree.
       statistics: "frozen" or "batch", as for `linen`; its statistics are the `nnx.BatchStat` variables.
-      dropout: None: off. A key, or "rows": on, as for `linen`; each random stream of the module gets a key of its own,
+      dropout: None: off; a module that draws all the same draws from its own streams as they stand, the same numbers at
+        every call. A key, or "rows": on, as for `linen`; each random stream of the module gets a key of its own,
         derived from the one given, and starts at its first draw.
       wrt: which variables are params, an nnx filter; None: `nnx.Param`. All others are constants of the compiled
         programs: for one block of a large net, `hj.restrict` the operator instead.

@@ -63,6 +63,9 @@ class Streamed(Operator):
       operator: `operator(loss, params, batch) -> Operator` makes one batch's part. Define it once: a fresh lambda is
         a recompilation. Gauss-Newton: `lambda loss, params, batch: hj.GaussNewton(model, loss, params, batch)`.
 
+    The loss is traced once per size of batch, and what Python draws while it is traced stays fixed: randomness belongs
+    into a batch, as keys.
+
     Raises:
       TypeError: batches is an iterator, which can be read only once, or a single batch; params as for `Hessian`;
         a product inside `jit`.

@@ -20,7 +20,7 @@ _EXPORTS = {
     "Hessian": "curvature",
     "Inertia": "assembly",
     "Landscape": "landscapes.base",
-    "Matrix": "operators",
+    "Matrix": "matrices",
     "Operator": "operators",
     "OperatorError": "checks",
     "Quadrature": "quadrature",
@@ -120,8 +120,9 @@ if TYPE_CHECKING:
     from hessjax.gauss_newton import GaussNewton, Residual
     from hessjax.krylov import Tridiagonal, lanczos
     from hessjax.landscapes.base import Landscape
+    from hessjax.matrices import Matrix
     from hessjax.negative import Fraction, negative_fraction
-    from hessjax.operators import Matrix, Operator, shift
+    from hessjax.operators import Operator, shift
     from hessjax.projections import Eigenpairs, deflate, restrict
     from hessjax.quadrature import Quadrature, kpm, slq
     from hessjax.reporting import report

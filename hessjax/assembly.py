@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from hessjax import stacks, trees
 from hessjax.convolutions import fast_in_loops
 from hessjax.devices import memory_available
-from hessjax.operators import Matrix, Operator, check_symmetric
+from hessjax.matrices import Matrix, check_symmetric
+from hessjax.operators import Operator, check_operand
 
 __all__ = ["Eigh", "Inertia", "counts", "dense", "eigh", "eigvalsh", "inertia"]
 
@@ -60,6 +61,7 @@ def dense(op: Operator, *, columns: int | None = None) -> Float[Array, "n n"]:
       that products of second derivatives have; `check_operator` measures it.
 
     Raises:
+      TypeError: `op` is no operator.
       ValueError: columns below 1, or a matrix that would not fit in memory.
 
     Example:
@@ -72,6 +74,7 @@ def dense(op: Operator, *, columns: int | None = None) -> Float[Array, "n n"]:
         raise ValueError(f"columns must be at least 1, got {columns}.")
     if isinstance(op, Matrix):
         return _mirrored(jnp.asarray(op.a))
+    check_operand(op)
     n = op.size
     _check_fits(n, op.dtype)
     passes = -(-n // min(columns or COLUMNS, n))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from hessjax import trees
-from hessjax.operators import Operator
+from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
 
 __all__ = ["OperatorError", "OperatorReport", "check_operator"]
@@ -66,7 +66,9 @@ def check_operator(op: Operator, key: PRNGKey, *, tol: float | None = None) -> O
       >>> hj.check_operator(hj.Matrix(jnp.eye(3)), jax.random.key(0)).ok
       True
     """
-    bound = min(1000 * float(jnp.finfo(op.dtype).eps), 0.1) if tol is None else float(tol)
+    check_operand(op)
+    rounding = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(op.like))
+    bound = min(1000 * rounding, 0.1) if tol is None else float(tol)
     causes = CAUSES | {"determinism": PASSES_DIFFER} if op.streamed else CAUSES
     measured = {name: (value, causes[name]) for name, value in _defects(op, key).items()}
     measured |= op.defects()

@@ -236,7 +236,7 @@ Args:
 {sweep_args()}
   init: number of the init, as in a sweep of the same seed.
   method: exact, slq (no matrix is formed), or auto: exact up to 3000 parameters.
-  outliers: slq: eigenvalues found one by one, the largest in magnitude.
+  outliers: slq: eigenvalues found one by one, the largest in magnitude; all but one where there are fewer.
   lanczos_steps: slq: Lanczos steps of each probe.
   num_probes: slq: random probes.
   output: PNG file of the spectrum.

@@ -42,7 +42,8 @@ class Sweep:
       times: how many measurements, first at step 0 and last at num_steps; or the steps themselves.
       spacing: of the times: evenly in the median loss of a 32-init pilot, in log steps, or in steps.
       measure: all eigenvalues and their counts (spectrum), or the counts alone (inertia).
-      tol: eigenvalues within tol ||H|| count as zero; ||H|| is the largest absolute row sum.
+      tol: eigenvalues within tol ||H|| count as zero; ||H|| is the largest absolute row sum
+        (where spectra are estimated, the largest |Ritz value|).
       dtype: of params, data and spectra.
       chunk: rows per pass of a Hessian-vector product; None takes all at once.
       lane_width: inits per compiled program; part of what makes a run repeatable to the bit.

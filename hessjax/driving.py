@@ -18,7 +18,7 @@ from hessjax import trees
 from hessjax.devices import memory_available
 from hessjax.operators import Operator, multiply
 
-__all__ = ["check_operand", "over", "product", "products", "ready", "repeat", "run", "space", "until"]
+__all__ = ["over", "product", "products", "ready", "repeat", "run", "space", "until"]
 
 # Scalars in vectors multiplied at once. On a CPU many leave the cache: 8 probes of an 85,002-parameter net took 1.8
 # times as long together as one after another, of 15,500 parameters 0.8, of 200 parameters 0.6; two or four at a time
@@ -43,7 +43,7 @@ def ready(op: Operator) -> Operator:
     if op.streamed:
         return op
     kept = jax.eval_shape(lambda o: o.linearized(), op)
-    size = sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(kept) if hasattr(x, "dtype"))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept) if hasattr(x, "dtype"))  # keys too
     return op.linearized() if size <= memory_available() // 4 else op
 
 
@@ -59,8 +59,10 @@ def product(op: Operator, v: PyTree) -> PyTree:
 
 
 def products(op: Operator, block: PyTree) -> PyTree:
-    """A times every vector of a block (leading axis)."""
-    return trees.lift(op.products(_lowered(block, op)))
+    """A times every vector of a block (leading axis), in one pass where it is streamed."""
+    if op.streamed:
+        return trees.lift(op.products(_lowered(block, op)))
+    return over(op, partial(product, op), block)
 
 
 def _lowered(v: PyTree, op: Operator) -> PyTree:
@@ -87,9 +89,13 @@ def repeat(
     stop: Any,
     *,
     lanes: bool = False,
+    ended: Callable[[Any], Array] | None = None,
     **static: Any,
 ) -> Any:
     """For i = start .. stop - 1: state = step(state, A state.v, i, **static); with `lanes`, for a batch of states.
+
+    Where `ended` of the state (of the batch) is all true, a streamed operator reads its data no more; a compiled loop
+    goes on, in which such a state stays as it is.
 
     A streamed operator multiplies the vectors of all lanes in one pass over its data; each step is a compiled program,
     one and the same in every call where `step` is a module's own function.
@@ -102,6 +108,8 @@ def repeat(
     advance = _jitted_in_lanes if lanes else _jitted_alone
     options = tuple(static.items())
     for i in range(int(start), int(stop)):
+        if ended is not None and bool(jnp.all(ended(state))):
+            break
         state = advance(step, state, multiply(op, state.v), jnp.int32(i), options)
     return state
 
@@ -125,14 +133,3 @@ def until(op: Operator, done: Callable[[Any], Bool[Array, ""]], step: Callable[[
     while not bool(done(state)):
         state = step(state)
     return state
-
-
-def check_operand(op: Any) -> None:
-    """Refuses what is no operator, which a plain array or function often is by mistake.
-
-    Raises:
-      TypeError: says what to wrap it in.
-    """
-    if not isinstance(op, Operator):
-        hint = "hj.Matrix(a)" if hasattr(op, "shape") else "hj.Hessian(loss, params, batch)"
-        raise TypeError(f"op is {type(op).__name__}, wanted an operator such as {hint}.")

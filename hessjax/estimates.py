@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
@@ -94,7 +95,7 @@ def to_accuracy(
     stands for `batch(jax.random.fold_in(key, 0))` where a caller has it already.
 
     Example:
-      >>> from hessjax.operators import Matrix
+      >>> from hessjax.matrices import Matrix
       >>> batch = lambda key: Estimate(jax.random.normal(key), jnp.float32(1.0), jnp.int32(1))
       >>> found = to_accuracy(Matrix(jnp.eye(1)), jax.random.key(0), batch, atol=0.5, max_matvecs=100)
       >>> int(found.num_matvecs)
@@ -117,11 +118,16 @@ def to_accuracy(
     return until(op, enough, more, begun).estimate()
 
 
-def check_accuracy(name: str, value: float | None) -> None:
-    """Refuses an accuracy that cannot be reached.
+def check_accuracy(name: str, value: float | None, num_probes: int, max_matvecs: Any) -> int:
+    """Refuses an accuracy that cannot be reached or told; returns the budget, as int32 can count it.
 
     Raises:
-      ValueError: not above 0.
+      ValueError: not above 0, of a single probe, or a budget that is no whole number from 1 up.
     """
+    if isinstance(max_matvecs, bool) or not isinstance(max_matvecs, int | np.integer) or max_matvecs < 1:
+        raise ValueError(f"max_matvecs must be a whole number, at least 1; got {max_matvecs!r}.")
     if value is not None and not value > 0:
         raise ValueError(f"{name} must be above 0, got {value!r}; leave it out to take num_probes as they are.")
+    if value is not None and num_probes < 2:
+        raise ValueError(f"{name} needs num_probes of at least 2, for one has no error bar; got {num_probes}.")
+    return min(int(max_matvecs), 2**30)

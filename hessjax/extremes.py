@@ -17,9 +17,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
 from hessjax.devices import memory_available
-from hessjax.driving import check_operand, products, ready, repeat, run, space, until
+from hessjax.driving import products, ready, repeat, run, space, until
 from hessjax.krylov import BREAKDOWN, check_count, eps, orthogonalize, unit_start
-from hessjax.operators import Operator
+from hessjax.operators import Operator, check_operand
 from hessjax.projections import Eigenpairs
 from hessjax.trees import PRNGKey
 
@@ -114,6 +114,7 @@ def eigsh(
     rows = _rows(op, k, size, num_steps)
     limit = 50 * rows if max_matvecs is None else max_matvecs
     check_count("max_matvecs", limit, min(2 * k + 2, size + k))
+    limit = min(int(limit), 2**30)
     rows = min(rows, limit - k)
     return run(_eigsh, op, key, rtol, limit, k=k, which=which, rows=rows)
 
@@ -123,7 +124,8 @@ def _rows(op: Operator, k: int, size: int, asked: int | None) -> int:
         check_count("num_steps", asked, min(k + 2, size))
         return min(asked, size)
     each = sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(space(op)))
-    fits = memory_available() // (3 * each)  # a restart holds the basis twice for a moment
+    # A restart holds the basis twice for a moment. In eights: a size that varies with every byte would compile anew.
+    fits = memory_available() // (3 * each) // 8 * 8
     return min(max(min(max(2 * k + 16, 32), fits), k + 3), size)
 
 

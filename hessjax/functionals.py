@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Real
 
-from hessjax.driving import check_operand, ready, run
+from hessjax.driving import ready, run
 from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
 from hessjax.krylov import check_count, is_full, tridiagonals
-from hessjax.operators import Operator
+from hessjax.operators import Operator, check_operand
 from hessjax.projections import Eigenpairs
 from hessjax.quadrature import Quadrature, gauss
 from hessjax.trees import PRNGKey
@@ -123,7 +123,7 @@ def logdet(
     rtol: float | None = None,
     max_matvecs: int = 10_000,
 ) -> Estimate:
-    """log det(A + shift I), of the whole operator.
+    """log det(A + shift I); of an operator deflated, over the dimensions left.
 
     Args:
       op: a symmetric operator A.
@@ -152,11 +152,11 @@ def logdet(
     check_operand(op)
     check_count("num_steps", num_steps)
     check_count("num_probes", num_probes)
-    check_accuracy("rtol", rtol)
+    limit = check_accuracy("rtol", rtol, num_probes, max_matvecs)
     options: dict[str, Any] = {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
     if rtol is None:
         return run(_logdet, op, key, shift, **options)
-    return run(_logdet_to_accuracy, op, key, shift, rtol, max_matvecs, **options)
+    return run(_logdet_to_accuracy, op, key, shift, rtol, limit, **options)
 
 
 def _logdet(op: Operator, key: Any, shift: Any, *, num_steps: int, num_probes: int, full: bool) -> Estimate:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
-from hessjax.driving import check_operand, over, ready, repeat, run, space
-from hessjax.operators import Operator
+from hessjax.driving import over, ready, repeat, run, space
+from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
 
 __all__ = [
@@ -105,7 +106,7 @@ def lanczos(
 def _lanczos(op: Operator, key: Any, start: PyTree, *, num_steps: int, full: bool) -> Tridiagonal:
     steps = min(num_steps, _dimension(op))
     v = unit_start(op, key) if start is None else _unit(op, start)
-    done = repeat(ready(op), _step, _begin(op, v, steps, full), 0, steps, eps=eps(op)).run
+    done = repeat(ready(op), _step, _begin(op, v, steps, full), 0, steps, ended=_ended, eps=eps(op)).run
     pad = num_steps - steps
     wider = lambda x: jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
     return Tridiagonal(wider(done.alphas), wider(done.betas), jax.tree.map(wider, done.basis), done.num_steps_done)
@@ -115,7 +116,7 @@ def tridiagonals(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int,
     """T of independent random starts, [probes, m]; no basis. Full reorthogonalisation also where m reaches n.
 
     Example:
-      >>> from hessjax.operators import Matrix
+      >>> from hessjax.matrices import Matrix
       >>> tridiagonals(Matrix(jnp.eye(3)), jax.random.key(0), num_steps=2, num_probes=4, full=False).alphas.shape
       (4, 2)
     """
@@ -124,7 +125,7 @@ def tridiagonals(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int,
     begin = lambda k: _begin(op, unit_start(op, k), steps, full)
     forget = lambda state: state.run._replace(basis=None)
     if op.streamed:  # one pass over the data multiplies the vectors of all probes
-        return forget(repeat(op, _step, jax.vmap(begin)(keys), 0, steps, lanes=True, eps=eps(op)))
+        return forget(repeat(op, _step, jax.vmap(begin)(keys), 0, steps, lanes=True, ended=_ended, eps=eps(op)))
     return over(op, lambda k: forget(repeat(op, _step, begin(k), 0, steps, eps=eps(op))), keys)
 
 
@@ -132,7 +133,7 @@ def unit_start(op: Operator, key: PRNGKey) -> PyTree:
     """A random unit vector, uniform over the directions of the operator's space: whatever the basis, tr f is unbiased.
 
     Example:
-      >>> from hessjax.operators import Matrix
+      >>> from hessjax.matrices import Matrix
       >>> round(float(trees.norm(unit_start(Matrix(jnp.eye(3)), jax.random.key(0)))), 6)
       1.0
     """
@@ -156,6 +157,10 @@ def _begin(op: Operator, v: PyTree, steps: int, full: bool) -> State:
     none = Tridiagonal(entries, entries, basis, jnp.int32(0))
     begun = State(v, trees.zeros_like(v), zero, zero, jnp.bool_(True), none)
     return trees.vary_with(begun, op)
+
+
+def _ended(s: State) -> Bool[Array, "*lanes"]:
+    return ~s.going
 
 
 def _step(s: State, w: PyTree, i: Int[Array, ""], *, eps: float) -> State:
@@ -255,6 +260,11 @@ def eps(op: Operator) -> float:
     return float(max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(space(op))))
 
 
+def product_eps(op: Operator) -> float:
+    """Rounding of a product on its way in and out: that of the least precise dtype of the params."""
+    return float(max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(op.like)))
+
+
 def _dimension(op: Operator) -> int:
     return max(op.size - op.num_deflated, 1)
 
@@ -265,7 +275,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     Raises:
       ValueError: names the argument and the value.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}.")
 
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from hessjax.driving import check_operand, ready, run
+from hessjax.driving import ready, run
 from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
-from hessjax.krylov import Ritz, Tridiagonal, check_count, eps, is_full, ritz, tridiagonals
-from hessjax.operators import Operator
+from hessjax.krylov import Ritz, Tridiagonal, check_count, eps, is_full, product_eps, ritz, tridiagonals
+from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
 
 __all__ = ["Fraction", "bounds", "negative_fraction"]
@@ -85,11 +85,11 @@ def negative_fraction(
     check_count("num_probes", num_probes)
     if not tol >= 0:
         raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest |Ritz value|.")
-    check_accuracy("atol", atol)
+    limit = check_accuracy("atol", atol, num_probes, max_matvecs)
     options: dict[str, Any] = {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
     if atol is None:
         return run(_negative_fraction, op, key, tol, **options)
-    return run(_to_accuracy, op, key, tol, atol, max_matvecs, **options)
+    return run(_to_accuracy, op, key, tol, atol, limit, **options)
 
 
 def _negative_fraction(op: Operator, key: Any, tol: Any, *, num_steps: int, num_probes: int, full: bool) -> Fraction:
@@ -120,7 +120,8 @@ def bounds(
     if known is not None:
         norm = jnp.maximum(norm, jnp.max(jnp.abs(known)))
     threshold = (tol * norm).astype(found.values.dtype) if threshold is None else threshold
-    slack = 32 * eps(op) * norm  # how far Ritz values of products in this precision are from eigenvalues
+    # How far Ritz values of products in this precision are from eigenvalues.
+    slack = max(32 * eps(op), 4 * product_eps(op)) * norm
     low = jax.vmap(lambda r: _below(r, -threshold - slack)[0])(found)
     high = jax.vmap(lambda r: _below(r, -threshold + slack)[1])(found)
     value, error = mean(low)

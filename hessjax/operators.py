@@ -15,13 +15,12 @@ from typing import Any, TypeVar, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, PyTree, Real
 
 from hessjax import trees
 from hessjax.convolutions import fast_in_loops
 
-__all__ = ["Matrix", "Operator", "Scaled", "Shifted", "Sum", "Wrapper", "multiply", "pytree", "shift"]
+__all__ = ["Operator", "Scaled", "Shifted", "Sum", "Wrapper", "check_operand", "multiply", "pytree", "shift"]
 
 
 Class = TypeVar("Class", bound=type)
@@ -186,6 +185,17 @@ class Operator(abc.ABC):
         return Scaled(self, -1.0)
 
 
+def check_operand(op: Any) -> None:
+    """Refuses what is no operator, which a plain array or function often is by mistake.
+
+    Raises:
+      TypeError: says what to wrap it in.
+    """
+    if not isinstance(op, Operator):
+        hint = "hj.Matrix(a)" if hasattr(op, "shape") else "hj.Hessian(loss, params, batch)"
+        raise TypeError(f"op is {type(op).__name__}, wanted an operator such as {hint}.")
+
+
 def multiply(op: Operator, v: PyTree) -> PyTree:
     """A v for a `v` as `Operator.product` takes it: how compiled programs call it, be it in a loop.
 
@@ -220,59 +230,6 @@ def _same_space(a: Operator, b: Operator) -> Operator:
     if space(a) != space(b):
         raise ValueError(f"operators act on different spaces: {a.like} and {b.like}; both need the same params.")
     return b
-
-
-@final
-@pytree
-@dataclass(frozen=True, eq=False, repr=False)
-class Matrix(Operator):
-    """A symmetric matrix as an operator on flat vectors; the bridge from NumPy, and the estimators' test bench.
-
-    Args:
-      a: [n, n], real floating and symmetric (a concrete matrix is checked).
-
-    Raises:
-      ValueError: not square, empty, or concrete and not symmetric to 100 eps of its largest entry.
-      TypeError: not real floating.
-
-    Example:
-      >>> Matrix(jnp.array([[2.0, 1.0], [1.0, 2.0]])).mv(jnp.array([1.0, -1.0])).tolist()
-      [1.0, -1.0]
-    """
-
-    a: Any
-
-    def __post_init__(self):
-        check_symmetric(self.a)
-
-    @property
-    def like(self) -> PyTree:
-        return jax.ShapeDtypeStruct(self.a.shape[-1:], jnp.result_type(self.a))
-
-    def product(self, v: PyTree) -> PyTree:
-        return jnp.matmul(jnp.asarray(self.a), v, precision="float32").astype(v.dtype)
-
-
-def check_symmetric(a: Any, *, stack: bool = False) -> None:
-    """Refuses anything but real floating symmetric [n, n] (or [..., n, n] where `stack`); values only if concrete."""
-    shape, dtype = jnp.shape(a), jnp.result_type(a)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"matrix has dtype {dtype}, wanted a real floating one; write a.astype(float).")
-    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0 or (len(shape) > 2 and not stack):
-        raise ValueError(f"matrix has shape {shape}, wanted {'[..., n, n]' if stack else '[n, n]'} with n >= 1.")
-    if isinstance(a, Tracer):
-        return
-    with jax.ensure_compile_time_eval():  # a constant met while tracing is concrete too
-        a = jnp.asarray(a)
-        largest = lambda x: jnp.max(jnp.abs(x), axis=(-1, -2), initial=0.0, where=jnp.isfinite(x))
-        defect, scale = largest(a - jnp.swapaxes(a, -1, -2)), largest(a)
-        bad = jnp.argwhere(defect > 100 * jnp.finfo(a.dtype).eps * scale)
-    if len(bad):
-        lane: tuple[int, ...] = tuple(bad[0].tolist())
-        which = f"matrix {', '.join(map(str, lane))} of the stack" if lane else "matrix"
-        raise ValueError(
-            f"{which} is not symmetric: max |a - a.T| = {float(defect[lane]):.3g}; write (a + a.T) / 2 if meant."
-        )
 
 
 @final
@@ -381,12 +338,13 @@ def shift(op: Operator, c: Scalar) -> Operator:
       c: a real scalar, in the units of A.
 
     Raises:
-      TypeError: `c` is not a real scalar.
+      TypeError: `op` is no operator, or `c` not a real scalar.
 
     Example:
       >>> shift(Matrix(jnp.eye(2)), 3.0).mv(jnp.ones(2)).tolist()
       [4.0, 4.0]
     """
+    check_operand(op)
     if not _is_scalar(c):
         raise TypeError(f"shift needs a real scalar, got {type(c).__name__}; for A + B write a + b.")
     return Shifted(op, c)

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import trees
-from hessjax.operators import Operator, Wrapper, pytree
+from hessjax.operators import Operator, Wrapper, check_operand, pytree
 
 __all__ = ["Deflated", "Eigenpairs", "Restricted", "deflate", "restrict"]
 
@@ -72,15 +73,16 @@ class Deflated(Wrapper):
 def deflate(op: Operator, eigenpairs: Eigenpairs) -> Operator:
     """P A P, the operator with the given eigenvectors projected out: P = I - sum_i v_i v_i'.
 
-    Estimators of spectra (`slq`, `kpm`, `negative_fraction`, `eigsh`) see the n - k eigenvalues left, without the k
-    zeros that projecting makes; `density(quadrature, grid, atoms=eigenpairs)` puts the eigenvalues back at their mass.
+    Estimators see the operator on the n - k dimensions left, without the k zeros that projecting makes, and so does a
+    `shift` of it; `density(quadrature, grid, atoms=eigenpairs)` puts the eigenvalues back at their mass.
 
     Args:
       op: the operator A.
       eigenpairs: orthonormal eigenvectors of A, as `eigsh` returns them (leading axis k).
 
     Raises:
-      ValueError: vectors of another space than A's.
+      TypeError: `op` is no operator.
+      ValueError: vectors of another space than A's, as many as its dimensions, or (where concrete) not orthonormal.
 
     Example:
       >>> import hessjax as hj
@@ -89,9 +91,21 @@ def deflate(op: Operator, eigenpairs: Eigenpairs) -> Operator:
       >>> hj.dense(hj.deflate(A, top)).round(4).diagonal().tolist()
       [1.0, 2.0, 0.0]
     """
-    first = jax.tree.map(lambda x: x[0], eigenpairs.vectors)
-    trees.conform(first, op.like, "an eigenvector")
-    return Deflated(op, jax.tree.map(jnp.asarray, eigenpairs.vectors))
+    check_operand(op)
+    vectors, left = jax.tree.map(jnp.asarray, eigenpairs.vectors), op.size - op.num_deflated
+    count = len(jax.tree.leaves(vectors)[0])
+    if count == 0:
+        return op
+    trees.conform(jax.tree.map(lambda x: x[0], vectors), op.like, "an eigenvector")
+    if count >= left:
+        raise ValueError(
+            f"{count} eigenvectors leave nothing of {left} dimensions; deflate fewer, as eigsh finds them."
+        )
+    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(vectors)):
+        off = float(jnp.max(jnp.abs(trees.gram(vectors, vectors) - jnp.eye(count))))
+        if off >= 1e-2:  # NaN passes: where products failed, what follows says so
+            raise ValueError(f"eigenvectors are not orthonormal: |V V' - I| is {off:.2g}; take them of eigsh or a QR.")
+    return Deflated(op, vectors)
 
 
 @final
@@ -149,7 +163,7 @@ def restrict(op: Operator, where: str | Callable[[str], Any]) -> Operator:
 
     Raises:
       ValueError: no leaf matches; the message lists the paths.
-      TypeError: `where` is neither a string nor a function.
+      TypeError: `op` is no operator; `where` neither a string nor a function.
 
     Example:
       >>> import hessjax as hj
@@ -157,6 +171,7 @@ def restrict(op: Operator, where: str | Callable[[str], Any]) -> Operator:
       >>> hj.dense(hj.restrict(H, "b")).tolist()
       [[6.0]]
     """
+    check_operand(op)
     if not isinstance(where, str) and not callable(where):
         raise TypeError(
             f"where is {type(where).__name__}, wanted a pattern such as '*/kernel' or a function of a path."

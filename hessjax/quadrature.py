@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
-from hessjax.driving import check_operand, over, ready, repeat, run
+from hessjax.driving import over, ready, repeat, run
 from hessjax.krylov import Tridiagonal, check_count, eps, is_full, ritz, tridiagonals, unit_start
-from hessjax.operators import Operator
+from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
 
 __all__ = ["Quadrature", "gauss", "kpm", "slq"]

@@ -102,7 +102,7 @@ def _plotly_js() -> str:
 
 
 def _dataset(store_or_result: Any) -> xr.Dataset:
-    if isinstance(store_or_result, str | os.PathLike):
+    if isinstance(store_or_result, str | Path):
         from hessjax.ensemble import open_sweep
 
         return open_sweep(store_or_result)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from hessjax import stacks, trees
 from hessjax.driving import over, product, products, ready, space
 from hessjax.estimates import Estimate, mean, normal_equivalent
-from hessjax.krylov import eps, orthogonalize
+from hessjax.krylov import eps, orthogonalize, product_eps
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
@@ -63,7 +63,7 @@ def hutchpp(op: Operator, key: Any, *, num_probes: int, square: bool = False) ->
 
 def rounding(op: Operator, size: Float[Array, ""]) -> Float[Array, ""]:
     """What sums of n rounded terms err by, summed in blocks: where a sketch is all of A nothing else is left."""
-    return 4 * op.size**0.25 * eps(op) * jnp.abs(size)
+    return 4 * op.size**0.25 * max(eps(op), product_eps(op)) * jnp.abs(size)
 
 
 def _scaled(z: PyTree, square: Any) -> PyTree:

@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessjax import trees
-from hessjax.driving import check_operand, ready, run
+from hessjax.driving import ready, run
 from hessjax.estimates import Estimate
 from hessjax.extremes import eigsh
 from hessjax.functionals import Curve, density, spectral_function
 from hessjax.krylov import check_count, tridiagonals
 from hessjax.negative import Fraction, bounds
-from hessjax.operators import Operator
+from hessjax.operators import Operator, check_operand
 from hessjax.projections import Eigenpairs, deflate
 from hessjax.quadrature import Quadrature, gauss
 from hessjax.trees import PRNGKey
@@ -99,7 +99,7 @@ def spectrum(
       Everything with its error; `density` and `grid` make the curve.
 
     Raises:
-      ValueError: counts below their least, tol negative.
+      ValueError: counts below their least, tol negative, an operator deflated already.
 
     Example:
       >>> import hessjax as hj
@@ -114,6 +114,10 @@ def spectrum(
     References: `eigsh`, `slq`, `negative_fraction`; outliers apart from the bulk: Papyan (2019), arXiv:1811.07062.
     """
     check_operand(op)
+    if op.num_deflated:
+        raise ValueError(
+            f"op has {op.num_deflated} directions deflated already; pass the operator itself, and k for those in all."
+        )
     check_count("k", k, 0)
     if not tol >= 0:
         raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest |Ritz value|.")

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from hessjax import trees
-from hessjax.driving import check_operand, ready, repeat, run, space
+from hessjax.driving import ready, repeat, run, space
 from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
 from hessjax.krylov import check_count
-from hessjax.operators import Operator
+from hessjax.operators import Operator, check_operand
 from hessjax.sketches import hutchpp, rounding, sampled, squared, xtrace
 from hessjax.trees import PRNGKey
 
@@ -95,7 +95,7 @@ def frobenius_norm(
       >>> bool(abs(found.value - 5.0) <= 4 * found.std_error + 1e-5)
       True
     """
-    check_accuracy("rtol", rtol)
+    check_accuracy("rtol", rtol, 2, max_matvecs)
     of_square = None if rtol is None else 2 * rtol  # a root has half the relative error
     options: dict[str, Any] = {"num_probes": num_probes, "method": method, "max_matvecs": max_matvecs}
     return _root(_estimate(SQUARES, op, key, rtol=of_square, **options))
@@ -134,18 +134,18 @@ def diagonal(
 def _estimate(methods: dict, op: Any, key: Any, *, num_probes: int, method: str, rtol: Any, max_matvecs: int):
     check_operand(op)
     check_count("num_probes", num_probes)
-    check_accuracy("rtol", rtol)
+    limit = check_accuracy("rtol", rtol, num_probes, max_matvecs)
     if method not in methods:
         raise ValueError(f"method must be one of {', '.join(methods)}; got {method!r}.")
     one = methods[method]
     if rtol is None:
         return run(one, op, key, num_probes=num_probes)
-    return run(_repeated, op, key, rtol, one=one, num_probes=num_probes, max_matvecs=max_matvecs)
+    return run(_repeated, op, key, rtol, limit, one=one, num_probes=num_probes)
 
 
-def _repeated(op: Operator, key: Any, rtol: Any, *, one: Any, num_probes: int, max_matvecs: int) -> Estimate:
+def _repeated(op: Operator, key: Any, rtol: Any, limit: Any, *, one: Any, num_probes: int) -> Estimate:
     op = ready(op)
-    return to_accuracy(op, key, lambda k: one(op, k, num_probes=num_probes), rtol=rtol, max_matvecs=max_matvecs)
+    return to_accuracy(op, key, lambda k: one(op, k, num_probes=num_probes), rtol=rtol, max_matvecs=limit)
 
 
 def _signs(op: Operator, key: PRNGKey) -> PyTree:

@@ -206,3 +206,28 @@ def test_what_is_no_operator_is_told_what_to_wrap(estimate, untyped):
     ):
         with pytest.raises(TypeError, match=words):
             estimate(bad, KEY)
+
+
+def test_keys_in_an_operator_that_keeps_nothing_are_counted_as_memory():
+    loss = lambda p, b: (b["x"] @ p + 0.1 * jax.vmap(jax.random.normal)(b["k"])) ** 2
+    batch = {"x": jax.random.normal(KEY, (8, 3)), "k": jax.random.split(KEY, 8)}
+    whole, chunked = (hj.Hessian(loss, jnp.ones(3), batch, chunk=chunk) for chunk in (None, 4))
+    np.testing.assert_allclose(hj.eigsh(chunked, KEY, k=1).values, hj.eigsh(whole, KEY, k=1).values, rtol=1e-5)
+    model, targets = (lambda p, x: x @ p), jnp.zeros(8, int)
+    options = {"kind": "sampled", "key": KEY, "chunk": 4}
+    sampled = hj.Fisher(model, lambda z, y: jnp.zeros(len(z)), jnp.ones((3, 4)), (batch["x"], targets), **options)
+    assert np.isfinite(hj.slq(sampled, KEY, num_steps=3).nodes).all()
+
+
+def test_an_exhausted_streamed_run_reads_its_data_no_more():
+    loader = Loader(jnp.ones((13, 1)))
+    op = hj.Streamed(identity, jnp.zeros(40), loader)
+    loader.passes = 0
+    q = hj.slq(op, KEY, num_steps=30, num_probes=3)
+    assert loader.passes <= 2  # one product exhausts the space, a second where the first was not exact
+    np.testing.assert_allclose(q.nodes[:, 0], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(q.weights.sum(1), 1.0, rtol=1e-6)
+
+
+def identity(params, rows):
+    return jnp.sum(params**2) / 2 + 0 * rows[:, 0]

@@ -16,7 +16,7 @@ LAYERS = [
     ["config", "devices", "jaxprs", "landscapes.base", "landscapes.data", "progress", "stacks", "store", "trees"],
     ["convolutions", "rows", "transposes"],
     ["operators"],
-    ["adapters", "checks", "driving", "objective", "projections"],
+    ["adapters", "checks", "driving", "matrices", "objective", "projections"],
     ["curvature", "estimates", "krylov", "landscapes.networks", "landscapes.surfaces", "train"],
     ["assembly", "extremes", "gauss_newton", "negative", "quadrature", "sketches", "streamed"],
     ["fisher", "functionals", "traces"],

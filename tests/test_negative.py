@@ -197,3 +197,17 @@ def test_atol_repeats_at_the_first_threshold_until_the_error_bar_is_met():
     assert 1.96 * capped.std_error > 1e-6
     with pytest.raises(ValueError, match=r"atol must be above 0, got 0\.0"):
         hj.negative_fraction(op, KEY, tol=1e-3, atol=0.0)
+
+
+def test_bfloat16_products_leave_their_rounding_unresolved():
+    # Positive semi-definite, 280 zeros: at 4e-3 a product says nothing of their sign.
+    x = jax.random.normal(jax.random.key(3), (20, 300)).astype("bfloat16")
+    op = hj.Hessian(squares, jnp.ones(300, "bfloat16"), x)
+    for steps in (32, 64):
+        found = hj.negative_fraction(op, KEY, tol=1e-5, num_probes=40, num_steps=steps)
+        assert float(found.value) <= 3 * float(found.std_error) + 1e-6
+        assert float(found.value + found.unresolved) >= 0.9
+
+
+def squares(params, rows):
+    return 0.5 * (rows @ params) ** 2

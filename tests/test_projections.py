@@ -149,3 +149,35 @@ def test_a_deep_linear_layers_spectrum_is_the_products_of_its_factors(layer, flo
     outer = np.multiply.outer(np.linalg.eigvalsh(after.T @ after), np.linalg.eigvalsh(before @ before.T))
     got = hj.eigvalsh(hj.restrict(op, str(layer)))
     np.testing.assert_allclose(got, np.sort(outer.ravel()), rtol=1e-10, atol=1e-12 * outer.max())
+
+
+def test_what_is_no_orthonormal_part_of_the_space_is_refused():
+    op = diagonal(SPREAD)
+    with pytest.raises(ValueError, match=r"eigenvectors are not orthonormal: \|V V' - I\| is 3"):
+        hj.deflate(op, pairs(2 * orthonormal(2, 12), "float32"))
+    with pytest.raises(ValueError, match="12 eigenvectors leave nothing of 12 dimensions"):
+        hj.deflate(op, pairs(np.eye(12), "float32"))
+    assert hj.deflate(op, pairs(np.zeros((0, 12)), "float32")) is op
+
+
+def test_estimators_see_a_deflated_operator_and_its_shift_on_what_is_left():
+    op = hj.deflate(diagonal(np.arange(1.0, 7)), hj.eigsh(diagonal(np.arange(1.0, 7)), KEY, k=2))
+    shifted = hj.shift(op, 5.0)  # 6, 7, 8, 9
+    np.testing.assert_allclose(hj.trace(shifted, KEY).value, 30.0, rtol=1e-5)
+    np.testing.assert_allclose(hj.logdet(shifted, KEY, num_probes=200).value, np.log(6 * 7 * 8 * 9.0), rtol=0.05)
+    with pytest.raises(ValueError, match="op has 2 directions deflated already"):
+        hj.spectrum(op, KEY, k=1)
+
+
+NO_OPERATOR = {
+    "restrict": lambda a: hj.restrict(a, "*"),
+    "shift": lambda a: hj.shift(a, 1.0),
+    "deflate": lambda a: hj.deflate(a, None),
+    "check": lambda a: hj.check_operator(a, KEY),
+}
+
+
+@pytest.mark.parametrize("name", NO_OPERATOR)
+def test_what_is_no_operator_is_told_what_to_wrap(name, untyped):
+    with pytest.raises(TypeError, match=r"wanted an operator such as hj\.Matrix\(a\)"):
+        NO_OPERATOR[name](jnp.eye(3))

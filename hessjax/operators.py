@@ -62,6 +62,7 @@ class Operator(abc.ABC):
     pytree (`jax.tree_util.register_dataclass`) so that it can be an argument of compiled functions.
 
     Example:
+      >>> from hessjax.matrices import Matrix
       >>> op = 2 * Matrix(jnp.diag(jnp.array([1.0, 3.0]))) - Matrix(jnp.eye(2))
       >>> op.mv(jnp.array([1.0, 1.0])).tolist()
       [1.0, 5.0]
@@ -116,6 +117,7 @@ class Operator(abc.ABC):
         """This operator as a `scipy.sparse.linalg.LinearOperator` on flat vectors in `ravel_pytree` order.
 
         Example:
+          >>> from hessjax.matrices import Matrix
           >>> Matrix(jnp.diag(jnp.array([1.0, 2.0]))).to_scipy().matvec([1.0, 1.0]).tolist()
           [1.0, 2.0]
         """
@@ -200,6 +202,7 @@ def multiply(op: Operator, v: PyTree) -> PyTree:
     """A v for a `v` as `Operator.product` takes it: how compiled programs call it, be it in a loop.
 
     Example:
+      >>> from hessjax.matrices import Matrix
       >>> multiply(Matrix(jnp.eye(2)), jnp.ones(2)).tolist()
       [1.0, 1.0]
     """
@@ -341,6 +344,7 @@ def shift(op: Operator, c: Scalar) -> Operator:
       TypeError: `op` is no operator, or `c` not a real scalar.
 
     Example:
+      >>> from hessjax.matrices import Matrix
       >>> shift(Matrix(jnp.eye(2)), 3.0).mv(jnp.ones(2)).tolist()
       [4.0, 4.0]
     """

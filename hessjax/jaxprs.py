@@ -8,7 +8,17 @@ from typing import Any
 import jax
 from jax.extend.core import JaxprEqn, Literal
 
-__all__ = ["spliced"]
+__all__ = ["may_rewrite", "spliced"]
+
+
+def may_rewrite() -> bool:
+    """Whether programs are compiled for a CPU, outside `jax.shard_map`: a traced program there forgets what varies.
+
+    Example:
+      >>> may_rewrite() == (jax.default_backend() == "cpu")
+      True
+    """
+    return jax.default_backend() == "cpu" and not jax.sharding.get_abstract_mesh().manual_axes
 
 
 def spliced(function: Callable, inputs: Sequence[Any], outputs: Sequence[Any]) -> list[JaxprEqn]:

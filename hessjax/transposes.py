@@ -17,13 +17,13 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from hessjax.jaxprs import spliced
+from hessjax.jaxprs import may_rewrite, spliced
 
 __all__ = ["transposed_once"]
 
 
 def transposed_once(push: Callable[[PyTree], PyTree], v: PyTree) -> Callable[[PyTree], PyTree]:
-    """`push`, a linear function such as `jax.linearize` returns, of vectors like `v`; as it is where there is no CPU.
+    """`push`, a linear function such as `jax.linearize` returns, of vectors like `v`; as it is unless `may_rewrite`.
 
     Returns:
       A pytree, whose leaves are the arrays that `push` closes over, and transposes of some.
@@ -35,7 +35,7 @@ def transposed_once(push: Callable[[PyTree], PyTree], v: PyTree) -> Callable[[Py
       >>> transposed_once(push, jnp.zeros(2))(jnp.array([1.0, -1.0])).tolist()
       [-9.0, -12.0]
     """
-    if jax.default_backend() != "cpu":
+    if not may_rewrite():
         return push
     closed, shape = jax.make_jaxpr(push, return_shape=True)(v)
     kept = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))

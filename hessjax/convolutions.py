@@ -60,7 +60,7 @@ def _rewritten(value: Any) -> Any:
     """A program, or a parameter that is or holds some, with every convolution and what calls one rewritten."""
     if isinstance(value, tuple | list):
         return type(value)(map(_rewritten, value)) if any(isinstance(p, ClosedJaxpr | Jaxpr) for p in value) else value
-    if isinstance(value, ClosedJaxpr):
+    if isinstance(value, ClosedJaxpr) and value.jaxpr is not value:  # from jax 0.12 they are one class
         return ClosedJaxpr(_rewritten(value.jaxpr), value.consts)
     if not isinstance(value, Jaxpr) or not _convolves(value):
         return value

@@ -54,8 +54,7 @@ def space(op: Operator) -> PyTree:
 
 def product(op: Operator, v: PyTree) -> PyTree:
     """A v from and to the vectors of an iteration."""
-    multiplied = op.product if op.streamed else partial(multiply, op)
-    return trees.lift(multiplied(_lowered(v, op)))
+    return trees.lift(multiply(op, _lowered(v, op)))
 
 
 def products(op: Operator, block: PyTree) -> PyTree:

@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
-from hessjax.driving import until
+from hessjax.driving import ready, until
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
-__all__ = ["Estimate", "check_accuracy", "mean", "normal_equivalent", "to_accuracy"]
+__all__ = ["Estimate", "mean", "normal_equivalent", "to_accuracy", "to_rtol"]
 
 
 class Estimate(NamedTuple):
@@ -118,16 +117,15 @@ def to_accuracy(
     return until(op, enough, more, begun).estimate()
 
 
-def check_accuracy(name: str, value: float | None, num_probes: int, max_matvecs: Any) -> int:
-    """Refuses an accuracy that cannot be reached or told; returns the budget, as int32 can count it.
+def to_rtol(op: Operator, key: Any, rtol: Any, max_matvecs: Any, *args: Any, one: Callable, **options: Any) -> Estimate:
+    """`to_accuracy` of `one(op, key, *args, **options)`, on the operator made ready once.
 
-    Raises:
-      ValueError: not above 0, of a single probe, or a budget that is no whole number from 1 up.
+    Example:
+      >>> from hessjax.matrices import Matrix
+      >>> one = lambda op, key: Estimate(1 + jax.random.normal(key), jnp.float32(1.0), jnp.int32(1))
+      >>> found = to_rtol(Matrix(jnp.eye(1)), jax.random.key(0), 0.1, 9, one=one)
+      >>> int(found.num_matvecs)
+      9
     """
-    if isinstance(max_matvecs, bool) or not isinstance(max_matvecs, int | np.integer) or max_matvecs < 1:
-        raise ValueError(f"max_matvecs must be a whole number, at least 1; got {max_matvecs!r}.")
-    if value is not None and not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value!r}; leave it out to take num_probes as they are.")
-    if value is not None and num_probes < 2:
-        raise ValueError(f"{name} needs num_probes of at least 2, for one has no error bar; got {num_probes}.")
-    return min(int(max_matvecs), 2**30)
+    op = ready(op)
+    return to_accuracy(op, key, lambda k: one(op, k, *args, **options), rtol=rtol, max_matvecs=max_matvecs)

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
+from hessjax.arguments import MOST, check_count
 from hessjax.devices import memory_available
 from hessjax.driving import products, ready, repeat, run, space, until
-from hessjax.krylov import BREAKDOWN, check_count, eps, orthogonalize, unit_start
+from hessjax.krylov import BREAKDOWN, eps, orthogonalize, unit_start
 from hessjax.operators import Operator, check_operand
 from hessjax.projections import Eigenpairs
 from hessjax.trees import PRNGKey
@@ -114,7 +115,7 @@ def eigsh(
     rows = _rows(op, k, size, num_steps)
     limit = 50 * rows if max_matvecs is None else max_matvecs
     check_count("max_matvecs", limit, min(2 * k + 2, size + k))
-    limit = min(int(limit), 2**30)
+    limit = min(int(limit), MOST)
     rows = min(rows, limit - k)
     return run(_eigsh, op, key, rtol, limit, k=k, which=which, rows=rows)
 

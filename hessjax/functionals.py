@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Real
 
-from hessjax.driving import ready, run
-from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
-from hessjax.krylov import check_count, is_full, tridiagonals
-from hessjax.operators import Operator, check_operand
+from hessjax.arguments import check_accuracy
+from hessjax.driving import run
+from hessjax.estimates import Estimate, mean, to_rtol
+from hessjax.krylov import runs, tridiagonals
+from hessjax.operators import Operator
 from hessjax.projections import Eigenpairs
 from hessjax.quadrature import Quadrature, gauss
 from hessjax.trees import PRNGKey
@@ -149,14 +150,11 @@ def logdet(
 
     References: Ubaru, Chen & Saad (2017), SIAM J. Matrix Anal. Appl. 38(4), doi:10.1137/16M1104974.
     """
-    check_operand(op)
-    check_count("num_steps", num_steps)
-    check_count("num_probes", num_probes)
+    options = runs(op, num_steps, num_probes, reorthogonalize)
     limit = check_accuracy("rtol", rtol, num_probes, max_matvecs)
-    options: dict[str, Any] = {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
     if rtol is None:
         return run(_logdet, op, key, shift, **options)
-    return run(_logdet_to_accuracy, op, key, shift, rtol, limit, **options)
+    return run(to_rtol, op, key, rtol, limit, shift, one=_logdet, **options)
 
 
 def _logdet(op: Operator, key: Any, shift: Any, *, num_steps: int, num_probes: int, full: bool) -> Estimate:
@@ -165,11 +163,6 @@ def _logdet(op: Operator, key: Any, shift: Any, *, num_steps: int, num_probes: i
     value, std_error, num_matvecs = spectral_function(gauss(t, op, num_steps), log)
     count = op.size - op.num_deflated
     return Estimate(count * value, count * std_error, num_matvecs)
-
-
-def _logdet_to_accuracy(op: Operator, key: Any, shift: Any, rtol: Any, max_matvecs: Any, **options: Any) -> Estimate:
-    op = ready(op)
-    return to_accuracy(op, key, lambda k: _logdet(op, k, shift, **options), rtol=rtol, max_matvecs=max_matvecs)
 
 
 def _curve(q: Quadrature, f: Callable[[Array], Array], atoms: Eigenpairs | None) -> Curve:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.extend.core import JaxprEqn, Literal
 
-__all__ = ["may_rewrite", "spliced"]
+__all__ = ["may_rewrite", "spliced", "struct"]
 
 
 def may_rewrite() -> bool:
@@ -30,7 +30,17 @@ def spliced(function: Callable, inputs: Sequence[Any], outputs: Sequence[Any]) -
       >>> [e.primitive.name for e in spliced(lambda x: -jnp.cos(x), eqn.invars, eqn.outvars)]
       ['cos', 'neg']
     """
-    traced = jax.make_jaxpr(function)(*[jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in inputs]).jaxpr
+    traced = jax.make_jaxpr(function)(*map(struct, inputs)).jaxpr
     same = dict(zip((*traced.invars, *traced.outvars), (*inputs, *outputs), strict=True))
     renamed = lambda atoms: [atom if isinstance(atom, Literal) else same.get(atom, atom) for atom in atoms]
     return [eqn.replace(invars=renamed(eqn.invars), outvars=renamed(eqn.outvars)) for eqn in traced.eqns]
+
+
+def struct(atom: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a variable or literal.
+
+    Example:
+      >>> struct(jax.make_jaxpr(lambda x: x)(1.0).jaxpr.invars[0])
+      ShapeDtypeStruct(shape=(), dtype=float32)
+    """
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
+from hessjax.arguments import check_count, is_full
 from hessjax.driving import over, ready, repeat, run, space
 from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
@@ -22,12 +22,11 @@ from hessjax.trees import PRNGKey
 __all__ = [
     "Ritz",
     "Tridiagonal",
-    "check_count",
     "eps",
-    "is_full",
     "lanczos",
     "orthogonalize",
     "ritz",
+    "runs",
     "tridiagonals",
     "unit_start",
 ]
@@ -110,6 +109,19 @@ def _lanczos(op: Operator, key: Any, start: PyTree, *, num_steps: int, full: boo
     pad = num_steps - steps
     wider = lambda x: jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
     return Tridiagonal(wider(done.alphas), wider(done.betas), jax.tree.map(wider, done.basis), done.num_steps_done)
+
+
+def runs(op: Any, num_steps: Any, num_probes: Any, reorthogonalize: Any) -> dict[str, Any]:
+    """What `tridiagonals` is asked for, checked.
+
+    Raises:
+      TypeError: `op` is no operator.
+      ValueError: num_steps or num_probes below 1, an unknown `reorthogonalize`.
+    """
+    check_operand(op)
+    check_count("num_steps", num_steps)
+    check_count("num_probes", num_probes)
+    return {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
 
 
 def tridiagonals(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int, full: bool) -> Tridiagonal:
@@ -267,24 +279,3 @@ def product_eps(op: Operator) -> float:
 
 def _dimension(op: Operator) -> int:
     return max(op.size - op.num_deflated, 1)
-
-
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Refuses what is not a whole number from `least` up.
-
-    Raises:
-      ValueError: names the argument and the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}.")
-
-
-def is_full(reorthogonalize: str) -> bool:
-    """Whether the word asks for the basis to be kept.
-
-    Raises:
-      ValueError: neither "full" nor "none".
-    """
-    if reorthogonalize not in ("full", "none"):
-        raise ValueError(f'reorthogonalize must be "full" or "none", got {reorthogonalize!r}.')
-    return reorthogonalize == "full"

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from hessjax.arguments import check_accuracy
 from hessjax.driving import ready, run
-from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
-from hessjax.krylov import Ritz, Tridiagonal, check_count, eps, is_full, product_eps, ritz, tridiagonals
-from hessjax.operators import Operator, check_operand
+from hessjax.estimates import Estimate, mean, to_accuracy
+from hessjax.krylov import Ritz, Tridiagonal, eps, product_eps, ritz, runs, tridiagonals
+from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
 __all__ = ["Fraction", "bounds", "negative_fraction"]
@@ -80,13 +81,10 @@ def negative_fraction(
     References: Golub & Meurant (2010), Matrices, Moments and Quadrature, section 3; Szego (1939), section 3.41; Parlett
       (1998), section 11.7 (Ritz vectors and gaps).
     """
-    check_operand(op)
-    check_count("num_steps", num_steps)
-    check_count("num_probes", num_probes)
+    options = runs(op, num_steps, num_probes, reorthogonalize)
     if not tol >= 0:
         raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest |Ritz value|.")
     limit = check_accuracy("atol", atol, num_probes, max_matvecs)
-    options: dict[str, Any] = {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
     if atol is None:
         return run(_negative_fraction, op, key, tol, **options)
     return run(_to_accuracy, op, key, tol, atol, limit, **options)

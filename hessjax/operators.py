@@ -206,7 +206,7 @@ def multiply(op: Operator, v: PyTree) -> PyTree:
       >>> multiply(Matrix(jnp.eye(2)), jnp.ones(2)).tolist()
       [1.0, 1.0]
     """
-    return fast_in_loops(op.product)(v)
+    return op.product(v) if op.streamed else fast_in_loops(op.product)(v)
 
 
 @jax.jit

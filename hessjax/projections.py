@@ -48,9 +48,7 @@ class Deflated(Wrapper):
         return self._project(self.a.product(v))
 
     def products(self, block: PyTree) -> PyTree:
-        if not self.streamed:
-            return super().products(block)
-        project = jax.vmap(self._project)  # around one pass over the data, whatever the number of vectors
+        project = jax.vmap(self._project)
         return project(self.a.products(project(block)))
 
     def linearized(self) -> Operator:

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
+from hessjax.arguments import check_count
 from hessjax.driving import over, ready, repeat, run
-from hessjax.krylov import Tridiagonal, check_count, eps, is_full, ritz, tridiagonals, unit_start
+from hessjax.krylov import Tridiagonal, eps, ritz, runs, tridiagonals, unit_start
 from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
 
@@ -74,10 +75,7 @@ def slq(
       without reorthogonalisation: Greenbaum (1989), doi:10.1016/0024-3795(89)90285-1; Chen, Trogdon & Ubaru (2021),
       arXiv:2105.06595.
     """
-    check_operand(op)
-    check_count("num_steps", num_steps)
-    check_count("num_probes", num_probes)
-    return run(_slq, op, key, num_steps=num_steps, num_probes=num_probes, full=is_full(reorthogonalize))
+    return run(_slq, op, key, **runs(op, num_steps, num_probes, reorthogonalize))
 
 
 def _slq(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int, full: bool) -> Quadrature:

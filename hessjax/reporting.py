@@ -102,10 +102,10 @@ def _plotly_js() -> str:
 
 
 def _dataset(store_or_result: Any) -> xr.Dataset:
-    if isinstance(store_or_result, str | Path):
+    if isinstance(store_or_result, str | os.PathLike):
         from hessjax.ensemble import open_sweep
 
-        return open_sweep(store_or_result)
+        return open_sweep(store_or_result if isinstance(store_or_result, str) else Path(store_or_result))
     if not hasattr(store_or_result, "data_vars"):
         got = type(store_or_result).__name__
         raise TypeError(

@@ -63,7 +63,7 @@ def hutchpp(op: Operator, key: Any, *, num_probes: int, square: bool = False) ->
 
 def rounding(op: Operator, size: Float[Array, ""]) -> Float[Array, ""]:
     """What sums of n rounded terms err by, summed in blocks: where a sketch is all of A nothing else is left."""
-    return 4 * op.size**0.25 * max(eps(op), product_eps(op)) * jnp.abs(size)
+    return 4 * op.size**0.25 * product_eps(op) * jnp.abs(size)
 
 
 def _scaled(z: PyTree, square: Any) -> PyTree:

@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessjax import trees
+from hessjax.arguments import check_count
 from hessjax.driving import ready, run
 from hessjax.estimates import Estimate
 from hessjax.extremes import eigsh
 from hessjax.functionals import Curve, density, spectral_function
-from hessjax.krylov import check_count, tridiagonals
+from hessjax.krylov import tridiagonals
 from hessjax.negative import Fraction, bounds
 from hessjax.operators import Operator, check_operand
 from hessjax.projections import Eigenpairs, deflate

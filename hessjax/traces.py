@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from hessjax import trees
+from hessjax.arguments import check_accuracy, check_count
 from hessjax.driving import ready, repeat, run, space
-from hessjax.estimates import Estimate, check_accuracy, mean, to_accuracy
-from hessjax.krylov import check_count
+from hessjax.estimates import Estimate, mean, to_rtol
 from hessjax.operators import Operator, check_operand
 from hessjax.sketches import hutchpp, rounding, sampled, squared, xtrace
 from hessjax.trees import PRNGKey
@@ -60,7 +60,8 @@ def trace(
       Musco & Woodruff (2021), arXiv:2010.09649; Girard (1989), doi:10.1007/BF01395775; Hutchinson (1990),
       doi:10.1080/03610919008812866.
     """
-    return _estimate(TRACES, op, key, num_probes=num_probes, method=method, rtol=rtol, max_matvecs=max_matvecs)
+    one = _named(TRACES, method)
+    return _estimate(one, op, key, num_probes=num_probes, rtol=rtol, max_matvecs=max_matvecs)
 
 
 def frobenius_norm(
@@ -95,10 +96,10 @@ def frobenius_norm(
       >>> bool(abs(found.value - 5.0) <= 4 * found.std_error + 1e-5)
       True
     """
-    check_accuracy("rtol", rtol, 2, max_matvecs)
+    check_accuracy("rtol", rtol, num_probes, max_matvecs)  # of what was asked, not of its double
     of_square = None if rtol is None else 2 * rtol  # a root has half the relative error
-    options: dict[str, Any] = {"num_probes": num_probes, "method": method, "max_matvecs": max_matvecs}
-    return _root(_estimate(SQUARES, op, key, rtol=of_square, **options))
+    one = _named(SQUARES, method)
+    return _root(_estimate(one, op, key, num_probes=num_probes, rtol=of_square, max_matvecs=max_matvecs))
 
 
 def diagonal(
@@ -126,26 +127,23 @@ def diagonal(
 
     References: Bekas, Kokiopoulou & Saad (2007), Appl. Numer. Math. 57, doi:10.1016/j.apnum.2007.01.003.
     """
-    return _estimate(
-        {"signs": _diagonal}, op, key, num_probes=num_probes, method="signs", rtol=rtol, max_matvecs=max_matvecs
-    )
+    return _estimate(_diagonal, op, key, num_probes=num_probes, rtol=rtol, max_matvecs=max_matvecs)
 
 
-def _estimate(methods: dict, op: Any, key: Any, *, num_probes: int, method: str, rtol: Any, max_matvecs: int):
+def _estimate(one: Any, op: Any, key: Any, *, num_probes: int, rtol: Any, max_matvecs: int) -> Estimate:
+    """`one(op, key, num_probes=...)`, as often as rtol asks."""
     check_operand(op)
     check_count("num_probes", num_probes)
     limit = check_accuracy("rtol", rtol, num_probes, max_matvecs)
-    if method not in methods:
-        raise ValueError(f"method must be one of {', '.join(methods)}; got {method!r}.")
-    one = methods[method]
     if rtol is None:
         return run(one, op, key, num_probes=num_probes)
-    return run(_repeated, op, key, rtol, limit, one=one, num_probes=num_probes)
+    return run(to_rtol, op, key, rtol, limit, one=one, num_probes=num_probes)
 
 
-def _repeated(op: Operator, key: Any, rtol: Any, limit: Any, *, one: Any, num_probes: int) -> Estimate:
-    op = ready(op)
-    return to_accuracy(op, key, lambda k: one(op, k, num_probes=num_probes), rtol=rtol, max_matvecs=limit)
+def _named(methods: dict[str, Any], method: str) -> Any:
+    if method not in methods:
+        raise ValueError(f"method must be one of {', '.join(methods)}; got {method!r}.")
+    return methods[method]
 
 
 def _signs(op: Operator, key: PRNGKey) -> PyTree:

@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from hessjax.jaxprs import may_rewrite, spliced
+from hessjax.jaxprs import may_rewrite, spliced, struct
 
 __all__ = ["transposed_once"]
 
@@ -76,27 +76,21 @@ def _form(eqn: JaxprEqn, kept: Mapping[Any, Any]) -> _Form | None:
         return None
     stays = [not isinstance(x, Literal) and x in kept for x in eqn.invars]
     contracted, batch = eqn.params["dimension_numbers"]
-    left = _shaped(eqn.invars[0]).ndim
+    left = struct(eqn.invars[0]).ndim
     if any(batch) or sum(stays) != 1 or tuple(contracted[0]) == tuple(range(left))[left - len(contracted[0]) :]:
         return None
     operand = stays.index(True)
     axes = tuple(contracted[operand])
-    free = tuple(axis for axis in range(_shaped(eqn.invars[operand]).ndim) if axis not in axes)
+    free = tuple(axis for axis in range(struct(eqn.invars[operand]).ndim) if axis not in axes)
     return _Form(operand, free + axes, tuple(contracted[1 - operand]))
-
-
-def _shaped(atom: Any) -> Any:
-    """What is known of an array while tracing: its shape and dtype."""
-    return atom.aval
 
 
 def _rewritten(eqn: JaxprEqn, form: _Form, names: dict) -> list[JaxprEqn]:
     """The equations that take the product with the transpose on the left; a transpose not yet named is named."""
     var, other = eqn.invars[form.operand], eqn.invars[1 - form.operand]
-    shape = tuple(_shaped(var).shape[axis] for axis in form.order)
     if (var, form.order) not in names:
-        struct = jax.ShapeDtypeStruct(shape, _shaped(var).dtype)
-        names[var, form.order] = jax.make_jaxpr(lambda x: x)(struct).jaxpr.invars[0]
+        transpose = jax.eval_shape(lambda x: lax.transpose(x, form.order), struct(var))
+        names[var, form.order] = jax.make_jaxpr(lambda x: x)(transpose).jaxpr.invars[0]
     options = {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
     return spliced(partial(_product, form=form, **options), [names[var, form.order], other], eqn.outvars)
 

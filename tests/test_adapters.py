@@ -114,7 +114,7 @@ def relabelled(params):
     return {names[name]: tree for name, tree in params.items()}
 
 
-def close(got, want, dtype="float32"):
+def assert_close(got, want, dtype="float32"):
     np.testing.assert_allclose(got, want, atol=tolerance(dtype) * max(1.0, float(jnp.max(jnp.abs(want)))))
 
 
@@ -122,17 +122,17 @@ def test_a_linen_network_has_the_hessian_of_the_function_written_by_hand(dtype):
     module, variables = initialised(dtype=dtype)
     model, params = adapters.linen(module, variables)
     op = hj.Hessian(adapters.per_example(model, squared), params, data(dtype), chunk=4)
-    close(hj.dense(op), oracle(by_hand, params, data(dtype)), dtype)
+    assert_close(hj.dense(op), oracle(by_hand, params, data(dtype)), dtype)
 
 
 def test_an_nnx_network_with_the_same_weights_is_the_linen_one(dtype):
     linen, x = adapters.linen(*initialised(dtype=dtype)), data(dtype)[0]
     adapted = adapters.nnx(stirred(dtype=dtype))
-    close(adapted.model(adapted.params, x), linen.model(linen.params, x), dtype)
+    assert_close(adapted.model(adapted.params, x), linen.model(linen.params, x), dtype)
     chex.assert_trees_all_equal(relabelled(adapted.params), linen.params)
     # hidden, out and Dense_0, Dense_1 sort alike, so the matrices may be compared entry by entry.
     dense = lambda a: hj.dense(hj.Hessian(adapters.per_example(a.model, squared), a.params, data(dtype)))
-    close(dense(adapted), dense(linen), dtype)
+    assert_close(dense(adapted), dense(linen), dtype)
 
 
 def adapt_both(dtype="float64", **policy):
@@ -149,7 +149,7 @@ def test_frozen_statistics_are_constants_and_rows_are_apart(float64):
         loss = adapters.per_example(model, squared)
         for chunk in (None, 1, 4, 13):
             op = hj.Hessian(loss, params, data("float64"), chunk=chunk)
-            close(hj.dense(op), want, "float64")
+            assert_close(hj.dense(op), want, "float64")
         assert hj.check_operator(op, KEY).ok
 
 
@@ -169,7 +169,7 @@ def test_batch_statistics_in_a_scalar_loss_are_the_normalised_loss_by_hand(float
     for (model, params), named in adapt_both(statistics="batch"):
         want = oracle(lambda p, x, named=named: by_hand(named(p), x, of_batch), params, data("float64"))
         op = hj.Hessian(adapters.scalar(model, squared), params, data("float64"))
-        close(hj.dense(op), want, "float64")
+        assert_close(hj.dense(op), want, "float64")
         assert hj.check_operator(op, KEY).ok
         with pytest.raises(ValueError, match="chunk=4 needs a per-example loss"):
             hj.Hessian(adapters.scalar(model, squared), params, data("float64"), chunk=4).mv(params)
@@ -187,7 +187,7 @@ def test_float32_statistics_do_not_round_a_float64_loss_of_the_batch(float64):
     assert net.norm.mean[...].dtype == jnp.float32
     model, params = adapters.nnx(net, statistics="batch")
     want = oracle(lambda p, x: by_hand(relabelled(p), x, of_batch), params, data("float64"))
-    close(hj.dense(hj.Hessian(adapters.scalar(model, squared), params, data("float64"))), want, "float64")
+    assert_close(hj.dense(hj.Hessian(adapters.scalar(model, squared), params, data("float64"))), want, "float64")
 
 
 def adapt_dropout(dropout):
@@ -235,12 +235,12 @@ def test_one_key_a_row_makes_dropout_per_example():
         loss = adapters.per_example(model, squared)
         whole = hj.dense(hj.Hessian(loss, params, batch))
         for chunk in (1, 4, 12):
-            close(hj.dense(hj.Hessian(loss, params, batch, chunk=chunk)), whole)
+            assert_close(hj.dense(hj.Hessian(loss, params, batch, chunk=chunk)), whole)
         assert hj.check_operator(hj.Hessian(loss, params, batch), KEY).ok
     module, variables = initialised(rate=0.5)
     (model, params), _ = adapt_dropout("rows")
     first = module.apply(variables, x[:1], drop=True, rngs={"dropout": batch[0][1][0]})
-    close(model(params, batch[0])[:1], first)
+    assert_close(model(params, batch[0])[:1], first)
 
 
 def test_rows_take_trees_of_inputs_whose_scalars_belong_to_every_row():
@@ -330,7 +330,7 @@ def test_blocks_are_restricted_by_path_in_either_library():
     ):
         op = hj.Hessian(adapters.per_example(adapted.model, squared), adapted.params, data())
         assert hj.restrict(op, where).size == 8
-        close(hj.dense(hj.restrict(op, where)), hj.dense(op)[-8:, -8:])
+        assert_close(hj.dense(hj.restrict(op, where)), hj.dense(op)[-8:, -8:])
         assert hj.restrict(op, "*/kernel").size == 18
 
 
@@ -354,7 +354,7 @@ def test_wrt_picks_the_variables_that_are_params(float64):
     whole, part = adapters.nnx(net), adapters.nnx(net, wrt=nnx.PathContains("out"))
     assert set(part.params) == {"out"}
     dense = lambda a: hj.Hessian(adapters.per_example(a.model, squared), a.params, data("float64"))
-    close(hj.dense(dense(part)), hj.dense(hj.restrict(dense(whole), "out/*")), "float64")
+    assert_close(hj.dense(dense(part)), hj.dense(hj.restrict(dense(whole), "out/*")), "float64")
 
 
 def test_call_passes_keyword_arguments_and_the_method():
@@ -375,10 +375,10 @@ def test_call_passes_keyword_arguments_and_the_method():
     x = data()[0]
     variables = Two().init(KEY, x)
     model, params = adapters.linen(Two(), variables, method="encode", scale=2.0)
-    close(model(params, x), 2 * (x @ params["encoder"]["kernel"] + params["encoder"]["bias"]))
+    assert_close(model(params, x), 2 * (x @ params["encoder"]["kernel"] + params["encoder"]["bias"]))
     net = Scaled()
     model, params = adapters.nnx(net, scale=2.0)
-    close(model(params, x), net(x, 2.0))
+    assert_close(model(params, x), net(x, 2.0))
 
 
 def test_what_is_sown_boxed_or_frozen_is_left_behind():
@@ -452,7 +452,7 @@ def test_an_equinox_model_needs_no_adapter(float64):
         return jnp.tanh(x @ w.T + b) @ v.T + c
 
     want = oracle(written, [(first.weight, first.bias), (last.weight, last.bias)], data("float64"))
-    close(hj.dense(op), want, "float64")
+    assert_close(hj.dense(op), want, "float64")
     assert hj.check_operator(op, KEY).ok
 
 
@@ -471,7 +471,7 @@ def test_an_ensemble_of_adapted_models_is_vmap(statistics):
         several = jax.tree.map(lambda p: jnp.stack([p, 2 * p]), params)
         loss = form(model, squared)
         spectra = lambda p, loss=loss: hj.eigvalsh(hj.Hessian(loss, p, data()))
-        close(jax.vmap(spectra)(several)[0], spectra(params))
+        assert_close(jax.vmap(spectra)(several)[0], spectra(params))
 
 
 def test_adapted_models_train_with_optax():

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from spectra import diagonal
 
-from hessjax import estimates
+from hessjax import arguments
 from hessjax.estimates import Estimate, mean, normal_equivalent, to_accuracy
 
 KEY = jax.random.key(0)
@@ -101,17 +101,17 @@ def test_accuracy_is_static_in_no_part_of_it():
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
 def test_an_accuracy_that_cannot_be_reached_is_refused(value):
     with pytest.raises(ValueError, match="rtol must be above 0, got"):
-        estimates.check_accuracy("rtol", value, 10, 100)
-    assert estimates.check_accuracy("rtol", None, 1, 100) == 100
+        arguments.check_accuracy("rtol", value, 10, 100)
+    assert arguments.check_accuracy("rtol", None, 1, 100) == 100
 
 
 def test_one_probe_has_no_error_bar_to_stop_at():
     with pytest.raises(ValueError, match="rtol needs num_probes of at least 2, for one has no error bar; got 1"):
-        estimates.check_accuracy("rtol", 0.1, 1, 100)
+        arguments.check_accuracy("rtol", 0.1, 1, 100)
 
 
 @pytest.mark.parametrize("budget", [0, -3, 2.5, "many", True])
 def test_a_budget_is_a_whole_number_of_products_and_may_be_huge(budget):
     with pytest.raises(ValueError, match="max_matvecs must be a whole number, at least 1; got"):
-        estimates.check_accuracy("rtol", 0.1, 10, budget)
-    assert estimates.check_accuracy("rtol", 0.1, 10, 10**12) == 2**30
+        arguments.check_accuracy("rtol", 0.1, 10, budget)
+    assert arguments.check_accuracy("rtol", 0.1, 10, 10**12) == 2**30

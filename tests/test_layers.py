@@ -12,8 +12,9 @@ import hessjax
 
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
+DATA = ["landscapes.base", "landscapes.data"]
 LAYERS = [
-    ["config", "devices", "jaxprs", "landscapes.base", "landscapes.data", "progress", "stacks", "store", "trees"],
+    ["arguments", "config", "devices", "jaxprs", "progress", "stacks", "store", "trees", *DATA],
     ["convolutions", "rows", "transposes"],
     ["operators"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections"],

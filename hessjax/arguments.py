@@ -1,0 +1,46 @@
+"""Arguments of estimators, refused in one line where they make no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MOST", "check_accuracy", "check_count", "is_full"]
+
+MOST = 2**30  # products that are counted, in int32
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuses what is not a whole number from `least` up.
+
+    Raises:
+      ValueError: names the argument and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}.")
+
+
+def is_full(reorthogonalize: str) -> bool:
+    """Whether the word asks for the basis to be kept.
+
+    Raises:
+      ValueError: neither "full" nor "none".
+    """
+    if reorthogonalize not in ("full", "none"):
+        raise ValueError(f'reorthogonalize must be "full" or "none", got {reorthogonalize!r}.')
+    return reorthogonalize == "full"
+
+
+def check_accuracy(name: str, value: float | None, num_probes: int, max_matvecs: Any) -> int:
+    """Refuses an accuracy that cannot be reached or told; returns the budget, as int32 can count it.
+
+    Raises:
+      ValueError: not above 0, of a single probe, or a budget that is no whole number from 1 up.
+    """
+    check_count("max_matvecs", max_matvecs)
+    if value is not None and not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}; leave it out to take num_probes as they are.")
+    if value is not None and num_probes < 2:
+        raise ValueError(f"{name} needs num_probes of at least 2, for one has no error bar; got {num_probes}.")
+    return min(int(max_matvecs), MOST)

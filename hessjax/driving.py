@@ -18,7 +18,7 @@ from hessjax import trees
 from hessjax.devices import memory_available
 from hessjax.operators import Operator, multiply
 
-__all__ = ["over", "product", "products", "ready", "repeat", "run", "space", "until"]
+__all__ = ["between", "over", "product", "products", "ready", "repeat", "run", "space", "until"]
 
 # Scalars in vectors multiplied at once. On a CPU many leave the cache: 8 probes of an 85,002-parameter net took 1.8
 # times as long together as one after another, of 15,500 parameters 0.8, of 200 parameters 0.6; two or four at a time
@@ -31,6 +31,14 @@ def run(function: Callable, op: Operator, *args: Any, **static: Any) -> Any:
     if op.streamed:
         return function(op, *args, **static)
     return _compiled(function, tuple(static))(op, *args, **static)
+
+
+def between(function: Callable, *args: Any, **static: Any) -> Any:
+    """`function(*args, **static)` as one program: what an algorithm does between products, streamed or not.
+
+    Compiled once where `function` is a module's own; functions among `args` are `jax.tree_util.Partial`.
+    """
+    return _compiled(function, tuple(static))(*args, **static)
 
 
 @cache

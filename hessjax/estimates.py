@@ -19,7 +19,7 @@ from hessjax.driving import ready, until
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
-__all__ = ["Estimate", "mean", "normal_equivalent", "to_accuracy", "to_rtol"]
+__all__ = ["Estimate", "half_width", "mean", "normal_equivalent", "to_accuracy", "to_rtol"]
 
 
 class Estimate(NamedTuple):
@@ -58,10 +58,28 @@ def normal_equivalent(num_samples: int, num_probes: int) -> float:
       >>> round(normal_equivalent(20, 40), 3), normal_equivalent(40, 40) > 1
       (1.068, True)
     """
-    from scipy.special import stdtrit  # on the host: the numbers of probes are static
+    return _quantile(num_samples - 1) / half_width(num_probes)
 
-    t = lambda count: float(stdtrit(count - 1, 0.975)) if count > 1 else math.inf
-    return t(num_samples) / (1.96 if num_probes >= 40 else t(num_probes))
+
+def half_width(num_probes: int, batches: int = 1) -> float:
+    """Standard errors on either side of a mean that make a 95 % interval: 1.96, or Student's t below 40 samples.
+
+    Args:
+      num_probes: samples in a batch.
+      batches: of so many independent batches, whose errors were pooled.
+
+    Example:
+      >>> [round(half_width(count), 2) for count in (1, 8, 40)], round(half_width(8, batches=2), 2)
+      ([inf, 2.36, 1.96], 2.14)
+    """
+    return 1.96 if batches * num_probes >= 40 else _quantile(batches * (num_probes - 1))
+
+
+def _quantile(freedom: int) -> float:
+    """Student's, of a two-sided 95 % interval; on the host, for the numbers of probes are static."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975)) if freedom > 0 else math.inf
 
 
 class Batches(NamedTuple):
@@ -84,14 +102,16 @@ def to_accuracy(
     batch: Callable[[Any], Estimate],
     *,
     first: Estimate | None = None,
+    num_probes: int = 40,
     rtol: Any = 0.0,
     atol: Any = 0.0,
     max_matvecs: Any,
 ) -> Estimate:
-    """The mean of as many independent estimates `batch(key)` as bring 1.96 |std_error| to rtol |value| + atol.
+    """The mean of as many independent estimates `batch(key)` as bring its 95 % interval to +-(rtol |value| + atol).
 
-    Stops before `max_matvecs` would be exceeded, with at least one; of trees, |.| is the Euclidean norm. `first`
-    stands for `batch(jax.random.fold_in(key, 0))` where a caller has it already.
+    That is 1.96 |std_error|, or Student's t while there are fewer than 40 samples, `num_probes` in each estimate. Stops
+    before `max_matvecs` would be exceeded, with at least one; of trees, |.| is the Euclidean norm. `first` stands for
+    `batch(jax.random.fold_in(key, 0))` where a caller has it already.
 
     Example:
       >>> from hessjax.matrices import Matrix
@@ -100,6 +120,7 @@ def to_accuracy(
       >>> int(found.num_matvecs)
       16
     """
+    widths = jnp.asarray([half_width(num_probes, count + 1) for count in range(-(-40 // num_probes))])
 
     def more(done: Batches) -> Batches:
         one = batch(jax.random.fold_in(key, done.count))
@@ -108,8 +129,9 @@ def to_accuracy(
 
     def enough(done: Batches):
         value, error, spent = done.estimate()
+        width = widths[jnp.minimum(done.count, len(widths)) - 1]
         # NaN is not more accurate tomorrow; neither is a budget that the next batch would break.
-        reached = ~(1.96 * trees.norm(error) > rtol * trees.norm(value) + atol)
+        reached = ~(width * trees.norm(error) > rtol * trees.norm(value) + atol)
         return reached | (spent + spent // done.count > max_matvecs)
 
     first = batch(jax.random.fold_in(key, 0)) if first is None else first
@@ -117,15 +139,17 @@ def to_accuracy(
     return until(op, enough, more, begun).estimate()
 
 
-def to_rtol(op: Operator, key: Any, rtol: Any, max_matvecs: Any, *args: Any, one: Callable, **options: Any) -> Estimate:
-    """`to_accuracy` of `one(op, key, *args, **options)`, on the operator made ready once.
+def to_rtol(
+    op: Operator, key: Any, rtol: Any, max_matvecs: Any, *args: Any, one: Callable, num_probes: int, **options: Any
+) -> Estimate:
+    """`to_accuracy` of `one(op, key, *args, num_probes=..., **options)`, on the operator made ready once.
 
     Example:
       >>> from hessjax.matrices import Matrix
-      >>> one = lambda op, key: Estimate(1 + jax.random.normal(key), jnp.float32(1.0), jnp.int32(1))
-      >>> found = to_rtol(Matrix(jnp.eye(1)), jax.random.key(0), 0.1, 9, one=one)
+      >>> one = lambda op, key, num_probes: Estimate(1 + jax.random.normal(key), jnp.float32(1.0), jnp.int32(1))
+      >>> found = to_rtol(Matrix(jnp.eye(1)), jax.random.key(0), 0.1, 9, one=one, num_probes=2)
       >>> int(found.num_matvecs)
       9
     """
-    op = ready(op)
-    return to_accuracy(op, key, lambda k: one(op, k, *args, **options), rtol=rtol, max_matvecs=max_matvecs)
+    op, bars = ready(op), {"num_probes": num_probes, "rtol": rtol, "max_matvecs": max_matvecs}
+    return to_accuracy(op, key, lambda k: one(op, k, *args, num_probes=num_probes, **options), **bars)

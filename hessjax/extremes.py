@@ -7,8 +7,6 @@ them, until it has run long enough that a hidden one would have shown (Kuczynski
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from hessjax import stacks, trees
 from hessjax.arguments import MOST, check_count
 from hessjax.devices import memory_available
-from hessjax.driving import products, ready, repeat, run, space, until
+from hessjax.driving import between, products, ready, repeat, run, space, until
 from hessjax.krylov import BREAKDOWN, eps, orthogonalize, unit_start
 from hessjax.operators import Operator, check_operand
 from hessjax.projections import Eigenpairs
@@ -48,6 +46,7 @@ class Search(NamedTuple):
     since: Int[Array, ""]
     num_matvecs: Int[Array, ""]
     finished: Bool[Array, ""]
+    domain: Operator
     key: Any
 
 
@@ -82,7 +81,8 @@ def eigsh(
       which: "LA" largest, "SA" smallest (most negative), "LM" largest in magnitude, "BE" from both ends in turn,
         beginning at the top.
       rtol: a pair has converged where ||A v - lambda v|| <= rtol ||A||, ||A|| the largest |Ritz value|. The eigenvalue
-        is then within that of a true one, and usually within its square over the gap.
+        is then within that of a true one, and usually within its square over the gap. Products of float32 params
+        reach about 1e-6, of bfloat16 ones 1e-2.
       max_matvecs: products to take at most; None: 50 num_steps.
       num_steps: vectors kept, num_steps x n numbers; None: max(2 k + 16, 32), fewer where memory is short. More need
         fewer products.
@@ -111,7 +111,7 @@ def eigsh(
     if which not in ENDS:
         raise ValueError(f"which must be one of {', '.join(ENDS)}; got {which!r}.")
     if not rtol > 0:
-        raise ValueError(f"rtol must be above 0, got {rtol!r}; float32 reaches about 1e-6.")
+        raise ValueError(f"rtol must be above 0, got {rtol!r}; float32 reaches about 1e-6, bfloat16 1e-2.")
     rows = _rows(op, k, size, num_steps)
     limit = 50 * rows if max_matvecs is None else max_matvecs
     check_count("max_matvecs", limit, min(2 * k + 2, size + k))
@@ -131,33 +131,32 @@ def _rows(op: Operator, k: int, size: int, asked: int | None) -> int:
 
 
 def _eigsh(op: Operator, key: Any, rtol: Any, limit: Any, *, k: int, which: str, rows: int) -> Eigenpairs:
-    op, rounding, size = ready(op), eps(op), op.size - op.num_deflated
-    draw = lambda used: unit_start(op, used)
-    expand = partial(_expand, draw=draw, rounding=rounding)
+    op, rounding = ready(op), eps(op)
     tol = jnp.maximum(rtol / 2, 4 * rounding)  # half, so that what is measured in the end is within rtol
 
     def cycle(s: Search) -> Search:
-        s = repeat(op, expand, s, s.filled, s.stop)
-        return _restart(s, _rayleigh_ritz(s, tol, k, which), draw, k, which, size)
+        s = repeat(op, _expand, s, s.filled, s.stop, rounding=rounding)
+        return between(_turn, s, tol, k=k, which=which)
 
     def over(s: Search) -> Bool[Array, ""]:
         return s.finished | (s.num_matvecs + s.stop - s.filled + k > limit) | ~jnp.isfinite(s.norm)
 
-    return _result(until(op, over, cycle, _begin(op, key, rows)), op, rtol, k, which)
+    begun = between(_begin, op.domain(), key, rows=rows)
+    begun = trees.vary_with(begun._replace(key=None), op)._replace(key=begun.key)
+    found = until(op, over, cycle, begun)
+    vectors = between(_best, found, k=k, which=which)
+    return between(_measured, vectors, products(op, vectors), found.norm, rtol, found.num_matvecs)
 
 
-def _begin(op: Operator, key: Any, rows: int) -> Search:
+def _begin(domain: Operator, key: Any, *, rows: int) -> Search:
     used, key = jax.random.split(key)
-    v = unit_start(op, used)
+    v = unit_start(domain, used)
     zero, none = jnp.zeros((), trees.scalar_dtype(v)), jnp.int32(0)
-    t = jnp.zeros((rows, rows), zero.dtype)
-    begun = Search(
-        v, trees.zeros_like(v, rows), t, zero, zero, none, none, jnp.int32(rows), none, none, jnp.bool_(False), None
-    )
-    return trees.vary_with(begun, op)._replace(key=key)
+    t, basis = jnp.zeros((rows, rows), zero.dtype), trees.zeros_like(v, rows)
+    return Search(v, basis, t, zero, zero, none, none, jnp.int32(rows), none, none, jnp.bool_(False), domain, key)
 
 
-def _expand(s: Search, w: PyTree, j: Int[Array, ""], *, draw: Callable, rounding: float) -> Search:
+def _expand(s: Search, w: PyTree, j: Int[Array, ""], *, rounding: float) -> Search:
     """Row j is `v`; the next vector is what A v adds to the space, or a fresh one where that is only rounding."""
     basis = jax.tree.map(lambda rows, x: rows.at[j].set(x), s.basis, s.v)
     alpha = trees.dot(s.v, w)
@@ -166,7 +165,7 @@ def _expand(s: Search, w: PyTree, j: Int[Array, ""], *, draw: Callable, rounding
     norm = jnp.maximum(s.norm, jnp.abs(alpha) + beta)
     exhausted = beta <= BREAKDOWN * rounding * norm
     key, used = jax.random.split(s.key)
-    fresh = lambda _: _orthogonal(draw(used), basis, j + 1)
+    fresh = lambda _: _fresh(s.domain, used, basis, j + 1)
     v = jax.lax.cond(exhausted, fresh, lambda x: _unit(x), w)
     beta = jnp.where(exhausted, 0, beta)
     # The last row has no row after it: "drop" leaves its coupling to `beta`.
@@ -180,8 +179,14 @@ def _unit(v: PyTree) -> PyTree:
     return trees.scale(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), v)
 
 
-def _orthogonal(v: PyTree, basis: PyTree, filled: Int[Array, ""] | int) -> PyTree:
+def _fresh(domain: Operator, key: Any, basis: PyTree, filled: Int[Array, ""] | int) -> PyTree:
+    """A random unit vector orthogonal to a basis."""
+    v = trees.vary_with(unit_start(domain, key), basis)
     return _unit(orthogonalize(v, basis, filled))
+
+
+def _turn(s: Search, tol: Any, *, k: int, which: str) -> Search:
+    return _restart(s, _rayleigh_ritz(s, tol, k, which), k, which)
 
 
 def _rayleigh_ritz(s: Search, tol: Any, k: int, which: str) -> Rows:
@@ -229,9 +234,9 @@ def _order(x: Array) -> Int[Array, " m"]:
     return jnp.argmax(_place(x)[None, :] == jnp.arange(len(x))[:, None], axis=1)
 
 
-def _restart(s: Search, r: Rows, draw: Callable, k: int, which: str, size: int) -> Search:
+def _restart(s: Search, r: Rows, k: int, which: str) -> Search:
     """Locks what has converged; then ends, begins afresh beside it, or goes on from the best half of the rest."""
-    rows = len(s.t)
+    rows, size = len(s.t), s.domain.size - s.domain.num_deflated
     everything = rows == size
     now = (r.rank < k) & r.close & r.active
     now &= jnp.cumsum(now, dtype=jnp.int32) <= (rows if everything else rows - 2) - s.locked
@@ -249,7 +254,7 @@ def _restart(s: Search, r: Rows, draw: Callable, k: int, which: str, size: int) 
     t = jnp.diag(jnp.where(taken, r.values[order], 0))
     t = t.at[filled].set(coupling, mode="drop").at[:, filled].set(coupling, mode="drop")
     key, used = jax.random.split(s.key)
-    v = jax.lax.cond(afresh, lambda _: _orthogonal(draw(used), basis, rows), lambda x: x, s.v)
+    v = jax.lax.cond(afresh, lambda _: _fresh(s.domain, used, basis, rows), lambda x: x, s.v)
     stop = jnp.where(afresh, jnp.minimum(locked + steps, rows), rows).astype(jnp.int32)
     return s._replace(
         v=v, basis=basis, t=t, filled=filled, locked=locked, stop=stop, since=jnp.where(afresh, 0, s.since), key=key,
@@ -286,16 +291,19 @@ def _hidden(s: Search, r: Rows, k: int, which: str, size: int) -> tuple[Float[Ar
     return steps, settled
 
 
-def _result(s: Search, op: Operator, rtol: Any, k: int, which: str) -> Eigenpairs:
-    """The k best of what was locked or kept, their values and residuals measured by one more product each."""
+def _best(s: Search, *, k: int, which: str) -> PyTree:
+    """The k best vectors of what was locked or kept."""
     filled = jnp.arange(len(s.t)) < s.filled
     best = _order(_rank(jnp.diagonal(s.t), which, filled, filled, 0.0))[:k]
-    vectors = jax.tree.map(lambda q: q[best], s.basis)
-    images = products(op, vectors)
+    return jax.tree.map(lambda q: q[best], s.basis)
+
+
+def _measured(vectors: PyTree, images: PyTree, norm: Any, rtol: Any, num_matvecs: Any) -> Eigenpairs:
+    """Values and residuals from one more product each."""
     values = jax.vmap(trees.dot)(vectors, images)
     ascending = _order(values)
     values, vectors, images = jax.tree.map(lambda x: x[ascending], (values, vectors, images))
     off = lambda value, v, image: trees.norm(trees.axpy(-value, v, image))
     residuals = jax.vmap(off)(values, vectors, images)
-    norm = jnp.maximum(s.norm, jnp.max(jnp.abs(values)))
-    return Eigenpairs(values, vectors, residuals, residuals <= rtol * norm, s.num_matvecs + k)
+    norm = jnp.maximum(norm, jnp.max(jnp.abs(values)))
+    return Eigenpairs(values, vectors, residuals, residuals <= rtol * norm, num_matvecs + len(values))

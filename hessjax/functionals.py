@@ -133,7 +133,7 @@ def logdet(
       num_steps: as for `slq`.
       num_probes: as for `slq`.
       reorthogonalize: as for `slq`.
-      rtol: repeat with fresh probes until 1.96 std_error <= rtol |value|.
+      rtol: repeat with fresh probes until the 95 % interval is within rtol |value|.
       max_matvecs: products that rtol may take.
 
     Returns:

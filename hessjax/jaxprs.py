@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from jax.extend.core import JaxprEqn, Literal
 
+from hessjax import trees
+
 __all__ = ["may_rewrite", "spliced", "struct"]
 
 
@@ -18,7 +20,7 @@ def may_rewrite() -> bool:
       >>> may_rewrite() == (jax.default_backend() == "cpu")
       True
     """
-    return jax.default_backend() == "cpu" and not jax.sharding.get_abstract_mesh().manual_axes
+    return jax.default_backend() == "cpu" and not trees.in_shard_map()
 
 
 def spliced(function: Callable, inputs: Sequence[Any], outputs: Sequence[Any]) -> list[JaxprEqn]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
 from hessjax.arguments import check_count, is_full
-from hessjax.driving import over, ready, repeat, run, space
+from hessjax.driving import between, over, ready, repeat, run, space
 from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
 
@@ -137,8 +137,13 @@ def tridiagonals(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int,
     begin = lambda k: _begin(op, unit_start(op, k), steps, full)
     forget = lambda state: state.run._replace(basis=None)
     if op.streamed:  # one pass over the data multiplies the vectors of all probes
-        return forget(repeat(op, _step, jax.vmap(begin)(keys), 0, steps, lanes=True, ended=_ended, eps=eps(op)))
+        begun = between(_starts, op.domain(), keys, steps=steps, full=full)
+        return forget(repeat(op, _step, begun, 0, steps, lanes=True, ended=_ended, eps=eps(op)))
     return over(op, lambda k: forget(repeat(op, _step, begin(k), 0, steps, eps=eps(op))), keys)
+
+
+def _starts(domain: Operator, keys: Any, *, steps: int, full: bool) -> State:
+    return jax.vmap(lambda k: _begin(domain, unit_start(domain, k), steps, full))(keys)
 
 
 def unit_start(op: Operator, key: PRNGKey) -> PyTree:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from hessjax.arguments import check_accuracy
-from hessjax.driving import ready, run
+from hessjax.driving import between, ready, run
 from hessjax.estimates import Estimate, mean, to_accuracy
 from hessjax.krylov import Ritz, Tridiagonal, eps, product_eps, ritz, runs, tridiagonals
 from hessjax.operators import Operator
@@ -61,8 +61,8 @@ def negative_fraction(
       num_steps: as for `slq`; more steps resolve more of the mass.
       num_probes: as for `slq`; more probes lower the standard error.
       reorthogonalize: as for `slq`.
-      atol: repeat with fresh probes, at the threshold of the first, until 1.96 std_error <= atol; what is `unresolved`
-        only more steps resolve.
+      atol: repeat with fresh probes, at the threshold of the first, until the 95 % interval is within +-atol; what is
+        `unresolved` only more steps resolve.
       max_matvecs: products that atol may take.
 
     Returns:
@@ -104,7 +104,8 @@ def _to_accuracy(op: Operator, key: Any, tol: Any, atol: Any, max_matvecs: Any, 
     def batch(k: Any) -> Estimate:
         return estimate(bounds(tridiagonals(op, k, **options), op, tol, threshold=first.threshold))
 
-    found = to_accuracy(op, key, batch, first=estimate(first), atol=atol, max_matvecs=max_matvecs)
+    bars = {"num_probes": options["num_probes"], "atol": atol, "max_matvecs": max_matvecs}
+    found = to_accuracy(op, key, batch, first=estimate(first), **bars)
     value, unresolved = found.value
     return Fraction(value, found.std_error, unresolved, first.threshold, found.num_matvecs)
 
@@ -113,6 +114,10 @@ def bounds(
     t: Tridiagonal, op: Operator, tol: Any, known: Float[Array, " k"] | None = None, threshold: Any = None
 ) -> Fraction:
     """The share below the threshold (None: theirs) from Lanczos runs on `op`, and from eigenvalues known beside."""
+    return between(_bounds, t, op.domain(), tol, known, threshold)
+
+
+def _bounds(t: Tridiagonal, op: Operator, tol: Any, known: Any, threshold: Any) -> Fraction:
     found = ritz(t, eps(op))
     norm = jnp.max(jnp.abs(found.values))
     if known is not None:

@@ -20,7 +20,7 @@ from jaxtyping import Array, PyTree, Real
 from hessjax import trees
 from hessjax.convolutions import fast_in_loops
 
-__all__ = ["Operator", "Scaled", "Shifted", "Sum", "Wrapper", "check_operand", "multiply", "pytree", "shift"]
+__all__ = ["Domain", "Operator", "Scaled", "Shifted", "Sum", "Wrapper", "check_operand", "multiply", "pytree", "shift"]
 
 
 Class = TypeVar("Class", bound=type)
@@ -112,6 +112,11 @@ class Operator(abc.ABC):
     def confine(self, v: PyTree) -> PyTree:
         """The part of `v` in the space that spectra are taken over; all of it where nothing is deflated."""
         return v
+
+    def domain(self) -> Operator:
+        """This operator without its data: `like`, `confine` and dimensions, as programs between products use them."""
+        leaves, structure = jax.tree.flatten(self.like)
+        return Domain(tuple(leaves), structure)
 
     def to_scipy(self) -> Any:
         """This operator as a `scipy.sparse.linalg.LinearOperator` on flat vectors in `ravel_pytree` order.
@@ -271,6 +276,23 @@ class Sum(Operator):
         return {**self.a.defects(), **self.b.defects()}
 
 
+@final
+@pytree
+@dataclass(frozen=True, eq=False, repr=False)
+class Domain(Operator):
+    """The space that an operator acts on, alone: it multiplies nothing."""
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})
+    structure: Any = dataclasses.field(metadata={"static": True})
+
+    @property
+    def like(self) -> PyTree:
+        return self.structure.unflatten(self.leaves)
+
+    def product(self, v: PyTree) -> PyTree:
+        raise NotImplementedError("a domain is where an operator acts, and has no products.")
+
+
 class Wrapper(Operator):
     """An operator made of one other, `a`, on the same space; what it does not say is as `a` says."""
 
@@ -290,6 +312,9 @@ class Wrapper(Operator):
 
     def confine(self, v: PyTree) -> PyTree:
         return self.a.confine(v)
+
+    def domain(self) -> Operator:
+        return self.a.domain()
 
     def defects(self) -> dict[str, tuple[Array, str]]:
         return self.a.defects()

@@ -61,6 +61,9 @@ class Deflated(Wrapper):
     def confine(self, v: PyTree) -> PyTree:
         return self._project(self.a.confine(v))
 
+    def domain(self) -> Operator:
+        return Deflated(self.a.domain(), self.vectors)
+
     def _project(self, v: PyTree) -> PyTree:
         for _ in range(2):  # one subtraction leaves rounding of the size of what it took away
             part = trees.combine(trees.dots(self.vectors, v), self.vectors)

@@ -7,7 +7,7 @@ and traces of functions are then arithmetic on them (functionals.py), with the s
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
 from hessjax.arguments import check_count
-from hessjax.driving import over, ready, repeat, run
+from hessjax.driving import between, over, ready, repeat, run
 from hessjax.krylov import Tridiagonal, eps, ritz, runs, tridiagonals, unit_start
 from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
@@ -32,7 +32,7 @@ class Quadrature(NamedTuple):
       weights: at least 0; sum to 1 along each row; 0 in slots not used.
       resolution: about the spacing of the nodes; details of the density finer than this are not resolved. 0 where
         every probe's measure is exact.
-      num_matvecs: products taken.
+      num_matvecs: products the rules rest on, of those taken: none after a probe's space was exhausted.
       mass: the share of the n eigenvalues that is represented: (n - k) / n of an operator with k deflated, else 1.
     """
 
@@ -85,7 +85,7 @@ def _slq(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int, full: b
 def gauss(t: Tridiagonal, op: Operator, num_steps: int) -> Quadrature:
     """The Gauss rules of Lanczos runs, nodes closer than rounding made one, in num_steps slots."""
     # In no more memory than the probes' vectors take, which where the operator is streamed are there all at once.
-    rules = _rules(t, eps(op)) if op.streamed else over(op, partial(_rule, eps=eps(op)), t)
+    rules = between(_rules, t, eps=eps(op)) if op.streamed else over(op, partial(_rule, eps=eps(op)), t)
     wider = [(0, 0), (0, num_steps - rules.nodes.shape[1])]
     nodes, weights = jnp.pad(rules.nodes, wider, mode="edge"), jnp.pad(rules.weights, wider)
     return Quadrature(nodes, weights, jnp.max(rules.resolution), jnp.sum(t.num_steps_done), _mass(op))
@@ -100,8 +100,7 @@ def _rule(t: Tridiagonal, *, eps: float) -> _Rule:
     return _Rule(*_merged(found.values, found.weights, 32 * eps * norm), resolution)
 
 
-@partial(jax.jit, static_argnums=1)
-def _rules(t: Tridiagonal, eps: float) -> _Rule:
+def _rules(t: Tridiagonal, *, eps: float) -> _Rule:
     return jax.vmap(partial(_rule, eps=eps))(t)
 
 
@@ -193,32 +192,47 @@ def _kpm(op: Operator, key: PRNGKey, *, num_moments: int, num_probes: int) -> Qu
     centre, radius, num_bound = _enclosure(op, for_bounds)
     keys, steps = jax.random.split(for_probes, num_probes), num_moments // 2
 
-    def begin(k):
-        v = unit_start(op, k)
-        none = jnp.zeros(2 * steps + 2, centre.dtype)
-        return trees.vary_with(Moments(v, v, none.at[0].set(trees.dot(v, v)), centre, radius), op)
-
+    begin = lambda k: trees.vary_with(_first(op.domain(), k, centre, radius, steps), op)
     if op.streamed:
-        moments = repeat(op, _chebyshev, jax.vmap(begin)(keys), 0, steps, lanes=True).moments
+        begun = between(_firsts, op.domain(), keys, centre, radius, steps=steps)
+        moments = repeat(op, _chebyshev, begun, 0, steps, lanes=True).moments
     else:
         moments = over(op, lambda k: repeat(op, _chebyshev, begin(k), 0, steps).moments, keys)
-    moments = moments[:, :num_moments]
+    nodes, weights = between(_damped, moments[:, :num_moments], centre, radius)
+    spent = num_bound + num_probes * steps
+    return Quadrature(nodes, weights, jnp.pi / num_moments * radius, spent, _mass(op))
+
+
+def _first(domain: Operator, key: Any, centre: Any, radius: Any, steps: int) -> Moments:
+    v = unit_start(domain, key)
+    none = jnp.zeros(2 * steps + 2, centre.dtype)
+    return Moments(v, v, none.at[0].set(trees.dot(v, v)), centre, radius)
+
+
+def _firsts(domain: Operator, keys: Any, centre: Any, radius: Any, *, steps: int) -> Moments:
+    return jax.vmap(lambda k: _first(domain, k, centre, radius, steps))(keys)
+
+
+def _damped(moments: Float[Array, "probes m"], centre: Any, radius: Any) -> tuple[Array, Array]:
+    """Nodes and weights of Chebyshev moments; NaN weights of moments that no measure on the enclosure has."""
     moments = moments / moments[:, :1]
     nodes, weights = _jackson(moments)
     sound = jnp.all(jnp.abs(moments) < 1.01, axis=1, keepdims=True)  # outside [-1, 1] they grow exponentially
     weights = jnp.where(sound, weights, jnp.nan)
-    nodes = jnp.broadcast_to(centre + radius * nodes, weights.shape)
-    spent = num_bound + num_probes * steps
-    return Quadrature(nodes, weights, jnp.pi / num_moments * radius, spent, _mass(op))
+    return jnp.broadcast_to(centre + radius * nodes, weights.shape), weights
 
 
 def _enclosure(op: Operator, key: PRNGKey) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
     """Centre and radius of an interval around the spectrum: Ritz values and twice their residuals, and 2 % more."""
     t = tridiagonals(op, key, num_steps=BOUND_STEPS, num_probes=1, full=False)
-    found = ritz(t, eps(op))
+    return between(_reached, t, rounding=eps(op))
+
+
+def _reached(t: Tridiagonal, *, rounding: float) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
+    found = ritz(t, rounding)
     reach = 2 * found.residual[0] * found.last[0]
     low, high = jnp.min(found.values[0] - reach), jnp.max(found.values[0] + reach)
-    radius = 1.02 * (high - low) / 2 + 16 * eps(op) * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    radius = 1.02 * (high - low) / 2 + 16 * rounding * jnp.maximum(jnp.abs(low), jnp.abs(high))
     return (low + high) / 2, jnp.where(radius > 0, radius, 1), jnp.sum(t.num_steps_done)
 
 

@@ -7,15 +7,17 @@ without bias, from the samples that leave two vectors out (`_leave_out`). Called
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
 from hessjax import stacks, trees
-from hessjax.driving import over, product, products, ready, space
+from hessjax.driving import between, over, product, products, ready, space
 from hessjax.estimates import Estimate, mean, normal_equivalent
 from hessjax.krylov import eps, orthogonalize, product_eps
 from hessjax.operators import Operator
@@ -24,17 +26,21 @@ from hessjax.trees import PRNGKey
 __all__ = ["hutchpp", "rounding", "sampled", "squared", "xtrace"]
 
 
-def sampled(op: Operator, draw: Any, xs: PyTree, sample: Any) -> PyTree:
+def sampled(op: Operator, draw: Partial, xs: PyTree, sample: Callable) -> PyTree:
     """sample(z, A z) for z = draw(x) of every x (leading axis)."""
     if op.streamed:
-        block = jax.vmap(draw)(xs)
+        block = between(_drawn, draw, xs)
         return jax.vmap(sample)(block, products(op, block))
 
     def one(x):
-        z = draw(x)
+        z = trees.vary_with(draw(x), op)
         return sample(z, product(op, z))
 
     return over(op, one, xs)
+
+
+def _drawn(draw: Partial, xs: PyTree) -> PyTree:
+    return jax.vmap(draw)(xs)
 
 
 def squared(z: PyTree, az: PyTree) -> Float[Array, ""]:
@@ -48,14 +54,13 @@ def hutchpp(op: Operator, key: Any, *, num_probes: int, square: bool = False) ->
     if num_probes >= size:
         return _exact(op, square)
     half = max(num_probes // 2, 1)
-    vectors = _normals(op, key, max(num_probes, 2))
+    vectors = trees.vary_with(between(_normals, op.domain(), key, count=max(num_probes, 2)), op)
     sketch, rest = (jax.tree.map(lambda x, a=a, b=b: x[a:b], vectors) for a, b in ((0, half), (half, None)))
-    basis = _orthonormal(products(op, sketch), op)
+    basis = between(_orthonormal, products(op, sketch), rounding=eps(op))
     image = products(op, basis)
     held = jnp.sum(_lengths(image) ** 2) if square else jnp.trace(trees.gram(basis, image))
-    rank = jnp.sum(_lengths(basis) > 0.5)
-    left = lambda z: _scaled(orthogonalize(z, basis, half), size - rank)
-    samples = sampled(op, left, rest, squared if square else trees.dot)
+    rest_of_space = size - jnp.sum(_lengths(basis) > 0.5)
+    samples = sampled(op, Partial(_left, basis, rest_of_space), rest, squared if square else trees.dot)
     value, error = mean(samples)
     error = error * normal_equivalent(len(samples), num_probes)  # fewer samples than probes: a longer tail
     return Estimate(held + value, jnp.hypot(error, rounding(op, held)), jnp.int32(2 * half + len(samples)))
@@ -66,31 +71,35 @@ def rounding(op: Operator, size: Float[Array, ""]) -> Float[Array, ""]:
     return 4 * op.size**0.25 * product_eps(op) * jnp.abs(size)
 
 
-def _scaled(z: PyTree, square: Any) -> PyTree:
-    """z at the length whose square is given: a Gaussian vector's length is noise, and its direction independent."""
-    length = trees.norm(z)
+def _left(basis: PyTree, square: Any, z: PyTree) -> PyTree:
+    """What a basis leaves of z, at the length whose square is given."""
+    z = orthogonalize(z, basis, len(jax.tree.leaves(basis)[0]))
+    length = trees.norm(z)  # noise in a Gaussian vector, and independent of its direction
     return trees.scale(jnp.where(length > 0, jnp.sqrt(square) / jnp.where(length > 0, length, 1), 0), z)
 
 
 def _exact(op: Operator, square: bool = False) -> Estimate:
     """The trace from unit vectors, where there are no more of them than test vectors asked for."""
-    zeros = trees.zeros_like(space(op))
-    flat, unravel = trees.ravel(zeros)
-    unit = lambda j: op.confine(unravel((jnp.arange(flat.size) == j).astype(flat.dtype)))
-    samples = sampled(op, unit, jnp.arange(flat.size), squared if square else trees.dot)
+    samples = sampled(op, Partial(_axis, op.domain()), jnp.arange(op.size), squared if square else trees.dot)
     total = jnp.sum(samples)
-    return Estimate(total, jnp.zeros_like(total), jnp.int32(flat.size))
+    return Estimate(total, jnp.zeros_like(total), jnp.int32(op.size))
+
+
+def _axis(domain: Operator, j: Any) -> PyTree:
+    """The unit vector of a parameter's own direction, the j-th."""
+    flat, unravel = trees.ravel(trees.zeros_like(space(domain)))
+    return domain.confine(unravel((jnp.arange(flat.size) == j).astype(flat.dtype)))
 
 
 def _lengths(block: PyTree) -> Float[Array, " k"]:
     return jax.vmap(trees.norm)(block)
 
 
-def _orthonormal(block: PyTree, op: Operator) -> PyTree:
+def _orthonormal(block: PyTree, *, rounding: float) -> PyTree:
     """An orthonormal basis of a block's span; zero rows where a vector lies in the span of those before it."""
     count = len(jax.tree.leaves(block)[0])
     lengths = _lengths(block)
-    least = 8 * eps(op) * jnp.max(lengths)
+    least = 8 * rounding * jnp.max(lengths)
 
     def add(k, basis):
         w = orthogonalize(jax.tree.map(lambda x: x[k], block), basis, count)
@@ -124,28 +133,37 @@ def xtrace(op: Operator, key: Any, *, num_probes: int) -> Estimate:
     if num_probes >= size:
         return _exact(op)
     sketch = _sketch(op, key, num_probes)
-    samples, pairs = _leave_out(sketch, size)
-    value, error = mean(samples)
-    unit = jnp.max(jnp.abs(pairs))
-    pairs = pairs / jnp.where(unit > 0, unit, 1)
-    covariance = jnp.sum(pairs * pairs.T) / max(num_probes * (num_probes - 1), 1)
-    least = rounding(op, jnp.sum(jnp.abs(jnp.diagonal(sketch.matrix))))
-    error = jnp.hypot(jnp.hypot(error, unit * jnp.sqrt(jnp.maximum(covariance, 0))), least)
+    value, error = between(_without_one, sketch, size=size)
+    error = jnp.hypot(error, rounding(op, jnp.sum(jnp.abs(jnp.diagonal(sketch.matrix)))))
     return Estimate(value, error, jnp.int32(2 * num_probes))
 
 
+def _without_one(sketch: Sketch, *, size: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean of the samples that each leave a vector out, and its standard error with their covariance."""
+    samples, pairs = _leave_out(sketch, size)
+    value, error = mean(samples)
+    unit, count = jnp.max(jnp.abs(pairs)), len(samples)
+    pairs = pairs / jnp.where(unit > 0, unit, 1)
+    covariance = jnp.sum(pairs * pairs.T) / max(count * (count - 1), 1)
+    return value, jnp.hypot(error, unit * jnp.sqrt(jnp.maximum(covariance, 0)))
+
+
 def _sketch(op: Operator, key: Any, count: int) -> Sketch:
-    w = _normals(op, key, count)
+    w = trees.vary_with(between(_normals, op.domain(), key, count=count), op)
     y = products(op, w)
-    q = _orthonormal(y, op)
-    z = products(op, q)
+    q = between(_orthonormal, y, rounding=eps(op))
+    return between(_coordinates, w, y, q, products(op, q), rounding=eps(op))
+
+
+def _coordinates(w: PyTree, y: PyTree, q: PyTree, z: PyTree, *, rounding: float) -> Sketch:
+    """From W, Y = A W, Q and Z = A Q."""
     r = trees.gram(q, y)
     left, sizes, right = stacks.svd(r)
-    kept = sizes > 4 * count * eps(op) * sizes[0]
+    kept = sizes > 4 * len(r) * rounding * sizes[0]
     onto = jnp.where(kept, left, 0)  # coordinates: of the numerical range alone
     inverse = jnp.where(kept, 1 / jnp.where(kept, sizes, 1), 0)[:, None] * right
     # w_i is needed for the range only if no vanishing combination of the A w_j involves it.
-    involved = jnp.sum(jnp.where(kept[:, None], 0, right) ** 2, axis=0) > eps(op)
+    involved = jnp.sum(jnp.where(kept[:, None], 0, right) ** 2, axis=0) > rounding
     length = jnp.linalg.norm(inverse, axis=0)
     removed = jnp.where(involved | (length == 0), 0, inverse / jnp.where(length > 0, length, 1)).T
     turn = partial(jnp.matmul, precision="highest")
@@ -199,6 +217,6 @@ def _leave_out(s: Sketch, size: int) -> tuple[Float[Array, " m"], Float[Array, "
     return samples, jnp.where(usable, samples[:, None] - both, 0)
 
 
-def _normals(op: Operator, key: PRNGKey, count: int) -> PyTree:
-    draw = lambda k: trees.vary_with(trees.lift(op.confine(trees.normal_like(k, space(op)))), op)
+def _normals(domain: Operator, key: PRNGKey, *, count: int) -> PyTree:
+    draw = lambda k: trees.lift(domain.confine(trees.normal_like(k, space(domain))))
     return jax.vmap(draw)(jax.random.split(key, count))

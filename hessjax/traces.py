@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import PyTree
 
 from hessjax import trees
 from hessjax.arguments import check_accuracy, check_count
-from hessjax.driving import ready, repeat, run, space
+from hessjax.driving import between, ready, repeat, run, space
 from hessjax.estimates import Estimate, mean, to_rtol
 from hessjax.operators import Operator, check_operand
 from hessjax.sketches import hutchpp, rounding, sampled, squared, xtrace
@@ -41,7 +42,7 @@ def trace(
       num_probes: test vectors, m. They are kept where the method is not "hutchinson": 3 m n numbers.
       method: "xtrace" (2 m products; exact once the vectors span the range of A, best where the spectrum decays),
         "hutch++" (1.5 m products, the same with half the vectors), "hutchinson" (m products, three vectors of memory).
-      rtol: repeat with fresh test vectors until 1.96 std_error <= rtol |value|.
+      rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|.
       max_matvecs: products that rtol may take.
 
     Returns:
@@ -111,7 +112,7 @@ def diagonal(
       op: a symmetric operator A.
       key: draws random signs.
       num_probes: test vectors; m products.
-      rtol: repeat with fresh test vectors until 1.96 |std_error| <= rtol |value|, both as vectors.
+      rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|, both as vectors.
       max_matvecs: products that rtol may take.
 
     Returns:
@@ -146,13 +147,13 @@ def _named(methods: dict[str, Any], method: str) -> Any:
     return methods[method]
 
 
-def _signs(op: Operator, key: PRNGKey) -> PyTree:
-    return trees.vary_with(trees.lift(op.confine(trees.rademacher_like(key, space(op)))), op)
+def _signs(domain: Operator, key: PRNGKey) -> PyTree:
+    return trees.lift(domain.confine(trees.rademacher_like(key, space(domain))))
 
 
 def _hutchinson(op: Operator, key: Any, *, num_probes: int, sample: Any = trees.dot) -> Estimate:
     keys = jax.random.split(key, num_probes)
-    value, error = mean(sampled(ready(op), partial(_signs, op), keys, sample))
+    value, error = mean(sampled(ready(op), Partial(_signs, op.domain()), keys, sample))
     return Estimate(value, jnp.hypot(error, rounding(op, value)), jnp.int32(num_probes))
 
 
@@ -178,21 +179,22 @@ class Moving(NamedTuple):
     v: PyTree
     mean: PyTree
     scatter: PyTree
+    domain: Operator
     key: Any
 
 
 def _diagonal(op: Operator, key: Any, *, num_probes: int) -> Estimate:
-    op = ready(op)
-    zeros = trees.zeros_like(space(op))
-    draw = lambda i: _signs(op, jax.random.fold_in(key, i))
-    begun = trees.vary_with(Moving(draw(0), zeros, zeros, None), op)._replace(key=key)
-
-    def step(s: Moving, w: PyTree, i: Any) -> Moving:
-        sample = jax.tree.map(jnp.multiply, s.v, w)
-        moved = jax.tree.map(lambda m, x: m + (x - m) / (i + 1), s.mean, sample)
-        scatter = jax.tree.map(lambda a, x, old, new: a + (x - old) * (x - new), s.scatter, sample, s.mean, moved)
-        return Moving(draw(i + 1), moved, scatter, s.key)
-
-    done = repeat(op, step, begun, 0, num_probes)
+    op, domain = ready(op), op.domain()
+    zeros, first = trees.zeros_like(space(op)), between(_signs, domain, jax.random.fold_in(key, 0))
+    begun = trees.vary_with(Moving(first, zeros, zeros, domain, None), op)._replace(key=key)
+    done = repeat(op, _moved, begun, 0, num_probes)
     error = lambda a: jnp.sqrt(a / (num_probes * (num_probes - 1))) if num_probes > 1 else jnp.full_like(a, jnp.nan)
     return Estimate(done.mean, jax.tree.map(error, done.scatter), jnp.int32(num_probes))
+
+
+def _moved(s: Moving, w: PyTree, i: Any) -> Moving:
+    sample = jax.tree.map(jnp.multiply, s.v, w)
+    moved = jax.tree.map(lambda m, x: m + (x - m) / (i + 1), s.mean, sample)
+    scatter = jax.tree.map(lambda a, x, old, new: a + (x - old) * (x - new), s.scatter, sample, s.mean, moved)
+    v = trees.vary_with(_signs(s.domain, jax.random.fold_in(s.key, i + 1)), s.mean)
+    return Moving(v, moved, scatter, s.domain, s.key)

@@ -25,6 +25,7 @@ __all__ = [
     "dot",
     "dots",
     "gram",
+    "in_shard_map",
     "lift",
     "norm",
     "normal_like",
@@ -116,12 +117,24 @@ def conform(v: PyTree, like: PyTree, what: str = "v") -> PyTree:
     return jax.tree.map_with_path(leaf, v, like)
 
 
+def in_shard_map() -> bool:
+    """Whether what is traced here runs inside `jax.shard_map`.
+
+    Example:
+      >>> in_shard_map()
+      False
+    """
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
 def vary_like(v: PyTree, like: PyTree) -> PyTree:
     """`v`, marked as varying over the mesh axes that `like` varies over; the identity outside `jax.shard_map`.
 
     A select takes the union of its operands' axes on every version of jax (the names for saying it have changed
     twice), keeps NaN in `like` out, and is folded away when compiled.
     """
+    if not in_shard_map():
+        return v
     return jax.tree.map(lambda x, other: jnp.where(False, other, x), v, like)
 
 
@@ -130,6 +143,8 @@ def vary_with(tree: PyTree, other: Any) -> PyTree:
 
     As `vary_like`, for another tree; the compiler drops it, and no array of `other` is moved.
     """
+    if not in_shard_map():
+        return tree
     floating = lambda x: hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) and jnp.size(x)
     for anchor in filter(floating, jax.tree.leaves(other)):
         first = jnp.asarray(anchor).ravel()[0]

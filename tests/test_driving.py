@@ -1,5 +1,7 @@
 """Every estimator, however it is driven: streamed, batched, over devices, from another key; and driving's own parts."""
 
+import gc
+import weakref
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ import hessjax as hj
 from hessjax import driving
 
 KEY = jax.random.key(0)
+COMPILE, COMPILED = "/jax/core/compile/backend_compile_duration", []
+jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: COMPILED.append(event))
 FEW = {"num_steps": 3, "num_probes": 2}
 
 
@@ -94,6 +98,24 @@ def test_a_streamed_operator_gives_the_residents_numbers_and_moving_params_retra
         counts.append(len(traces))
     assert counts[0] == counts[1]
     assert loader.passes == PASSES.get(name, loader.passes) > 0  # one pass multiplies the vectors of all probes
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_second_streamed_estimate_compiles_nothing_and_lets_the_first_params_go(name):
+    loader, counts, params_seen = Loader(BATCH), [], []
+
+    def loss(params, batch):  # of this test alone: the first estimate has something to compile
+        return logistic(params, batch)
+
+    for seed in (1, 2):
+        params = jax.random.normal(jax.random.key(seed), (4,))
+        params_seen.append(weakref.ref(params))
+        jax.block_until_ready(ESTIMATORS[name](hj.Streamed(loss, params, loader), jax.random.key(seed)))
+        counts.append(COMPILED.count(COMPILE))
+    del params
+    gc.collect()
+    assert counts[1] == counts[0] > 0
+    assert [seen() for seen in params_seen] == [None, None]
 
 
 @pytest.fixture(scope="module")

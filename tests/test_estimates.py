@@ -8,7 +8,7 @@ from scipy import stats
 from spectra import diagonal
 
 from hessjax import arguments
-from hessjax.estimates import Estimate, mean, normal_equivalent, to_accuracy
+from hessjax.estimates import Estimate, half_width, mean, normal_equivalent, to_accuracy
 
 KEY = jax.random.key(0)
 OP = diagonal(np.ones(2))
@@ -39,6 +39,12 @@ def test_the_normal_equivalent_is_the_ratio_of_quantiles(samples, probes):
     assert normal_equivalent(1, probes) == np.inf
 
 
+@pytest.mark.parametrize(("probes", "count"), [(2, 1), (8, 1), (8, 3), (39, 1)])
+def test_few_samples_have_students_interval(probes, count):
+    assert half_width(probes, count) == pytest.approx(stats.t.ppf(0.975, count * (probes - 1)), rel=1e-9)
+    assert half_width(probes, -(-40 // probes)) == 1.96
+
+
 def batches(errors):
     """Estimates 1, 2, 3, ... with given standard errors, told apart by their keys, at 3 products each."""
     keys = jnp.stack([jax.random.key_data(jax.random.fold_in(KEY, i)) for i in range(len(errors))])
@@ -57,6 +63,10 @@ def batches(errors):
         ({"atol": 1.2, "max_matvecs": 100}, 3),  # 1.96 sqrt(3) / 3 = 1.13; of two, 1.39
         ({"rtol": 0.6, "max_matvecs": 100}, 3),  # the mean is 2
         ({"rtol": 0.3, "atol": 0.6, "max_matvecs": 100}, 3),
+        ({"atol": 4.5, "max_matvecs": 100, "num_probes": 3}, 1),  # t of 2: 4.30
+        ({"atol": 1.96, "max_matvecs": 100, "num_probes": 3}, 3),  # of 4: 2.78 / sqrt(2) = 1.963
+        ({"atol": 1.97, "max_matvecs": 100, "num_probes": 3}, 2),
+        ({"atol": 1.96, "max_matvecs": 100, "num_probes": 20}, 2),  # t of 19: 2.09; 40 samples: 1.39
         ({"atol": 1e-9, "max_matvecs": 14}, 4),  # a fifth would break the budget
         ({"atol": 1e-9, "max_matvecs": 15}, 5),
         ({"atol": 1e-9, "max_matvecs": 0}, 1),  # at least one

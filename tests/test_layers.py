@@ -14,8 +14,9 @@ ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
 DATA = ["landscapes.base", "landscapes.data"]
 LAYERS = [
-    ["arguments", "config", "devices", "jaxprs", "progress", "stacks", "store", "trees", *DATA],
-    ["convolutions", "rows", "transposes"],
+    ["arguments", "config", "devices", "progress", "stacks", "store", "trees", *DATA],
+    ["jaxprs", "rows"],
+    ["convolutions", "transposes"],
     ["operators"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections"],
     ["curvature", "estimates", "krylov", "landscapes.networks", "landscapes.surfaces", "train"],

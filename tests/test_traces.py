@@ -206,6 +206,15 @@ def test_the_budget_is_never_exceeded():
         assert int(capped.num_matvecs) == spent
 
 
+@pytest.mark.parametrize(("probes", "rtol"), [(2, 0.02), (4, 0.02), (8, 0.012)])
+def test_the_accuracy_asked_for_is_met_as_often_as_said_by_few_probes_too(probes, rtol, float64):
+    a = operator(np.linspace(0.5, 1.5, 200), "float64")
+    run = jax.jit(jax.vmap(lambda k: hj.trace(a, k, num_probes=probes, method="hutchinson", rtol=rtol)))
+    found = run(jax.random.split(jax.random.key(3), 500))
+    met = np.abs(np.asarray(found.value) - 200) <= rtol * np.asarray(found.value)
+    assert 0.92 <= met.mean() <= 0.99
+
+
 def test_repeated_estimates_cover_too(float64):
     op = operator(COVERED["flat"], "float64")
     run = jax.jit(jax.vmap(lambda k: hj.trace(op, k, num_probes=20, method="hutchinson", rtol=0.01)))

@@ -18,6 +18,7 @@ Any other pure function needs no adapter; an Equinox model is a pytree, split in
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,12 @@ RANDOM = (
 )
 WRITTEN = (
     "statistics='frozen', but the module updates its variables: have it use running averages "
-    "(use_running_average=True or train=False, as its __call__ has it), or pass statistics='batch'."
+    "(use_running_average=True or train=False, as its __call__ has it), or pass statistics='batch'; frozen statistics "
+    "with dropout on need a flag for each."
+)
+UNDRAWN = (
+    "dropout= was given, but the module draws no random numbers: have it do so (deterministic=False or train=True, as "
+    "its __call__ has it), or leave dropout out."
 )
 UNWRITTEN = (
     "statistics='batch', but the module took no statistics of the batch: have it do so "
@@ -81,7 +87,8 @@ def linen(
     Raises:
       TypeError: not a linen module; rngs or mutable in `call`.
       ValueError: an unknown policy; no collection "params"; "batch" with "rows". When the model is first called: a
-        module that needs a key, updates what is frozen, or takes no statistics of the batch where it should.
+        module that needs a key or has no use for one, updates what is frozen, or takes no statistics of the batch where
+        it should.
 
     Example:
       >>> import flax.linen as nn
@@ -269,12 +276,17 @@ def _run_linen(model: _Model, params: PyTree, inputs: PyTree, key: Array | None)
     rngs = {} if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
     mutable = DenyList("params") if model.statistics == "batch" else False
     variables = {**model.constants, "params": params}
+    apply = lambda rngs: model.definition.apply(variables, inputs, rngs=rngs, mutable=mutable, **model.call)
     try:
-        out = model.definition.apply(variables, inputs, rngs=rngs, mutable=mutable, **model.call)
+        out = apply(rngs)
     except errors.InvalidRngError as error:
         raise ValueError(RANDOM) from error
     except errors.ModifyScopeVariableError as error:
         raise ValueError(WRITTEN) from error
+    if rngs:
+        with contextlib.suppress(errors.InvalidRngError):  # raised where a key is needed, as it should be here
+            jax.eval_shape(apply, {})
+            raise ValueError(UNDRAWN)
     if model.statistics == "frozen":
         return out
     outputs, updated = out

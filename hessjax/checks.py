@@ -6,6 +6,7 @@ It costs four products and two compilations of one; of a streamed operator, two 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ CAUSES = {
     "linear": "A(u + 3v) is not Au + 3Av: rounding at this dtype, or a custom derivative rule that is not linear",
     "symmetric": "u.Av is not v.Au: a stop_gradient or custom_vjp makes this no Hessian, or rounding at this dtype",
 }
+UNKNOWN = "what it compares is NaN or infinite: the loss is not finite at these params"
 PASSES_DIFFER = (
     "two passes over the batches differ: the loader draws random numbers (augmentation, another choice of rows each "
     "time); make it give the same rows whenever it is iterated over"
@@ -78,10 +80,9 @@ def check_operator(op: Operator, key: PRNGKey, *, tol: float | None = None) -> O
     if bad:
         # Randomness and NaN make every later check fail too: name the first cause only.
         first = next(name for name in ("determinism", "finite", *defects) if name in bad)
+        cause = UNKNOWN if math.isnan(defects[first]) else measured[first][1]
         raise OperatorError(
-            f"operator fails the {first} check, relative defect {defects[first]:.2g} > {bound:.2g}: "
-            f"{measured[first][1]}.",
-            report,
+            f"operator fails the {first} check, relative defect {defects[first]:.2g} > {bound:.2g}: {cause}.", report
         )
     return report
 

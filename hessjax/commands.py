@@ -203,7 +203,17 @@ class _SpectrumExtras:
         if self.output is not None:
             _save_figure(plot.density(found), self.output)
         if self.report is not None:
-            print(f"report        {reporting.report(found, self.report, facts=_words(facts))}")
+            facts = _words(facts) | self._settings(config)
+            print(f"report        {reporting.report(found, self.report, facts=facts)}")
+
+    def _settings(self, config: Sweep) -> dict[str, str]:
+        """All that the result depends on, by the names of the options."""
+        from hessjax import devices
+
+        given = {name: value for name, value in dataclasses.asdict(config).items() if name not in FIXED}
+        given |= {"init": self.init, "outliers": self.outliers, "lanczos_steps": self.lanczos_steps}
+        given |= {"num_probes": self.num_probes, **devices.versions()}
+        return {name.replace("_", " "): f"{value}" for name, value in given.items() if value not in (None, {})}
 
 
 def _words(facts: Mapping[str, Any]) -> dict[str, str]:

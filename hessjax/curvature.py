@@ -57,8 +57,9 @@ class Curvature(Operator):
     def product(self, v: PyTree) -> PyTree:
         if self.chunk is None:
             return self._part(v, self._data(), jnp.mean)
-        wide = trees.scalar_dtype(v)  # a sum over chunks in bfloat16 would stop growing, in float16 overflow
-        part = lambda some: trees.cast(self._part(v, some, jnp.sum), wide)
+        wide = trees.scalar_dtype(v)  # sums in bfloat16 would stop growing, in float16 overflow
+        mean = lambda some: trees.cast(self._part(v, some, jnp.mean), wide)
+        part = lambda some: trees.scale(rows.num_rows(some), mean(some))
         count, total = self._num_rows(), rows.sum_over_chunks(part, self._data(), self.chunk)
         return jax.tree.map(lambda x, like: (x / count).astype(like.dtype), total, v)
 

@@ -18,7 +18,7 @@ from hessjax import trees
 from hessjax.devices import memory_available
 from hessjax.operators import Operator, multiply
 
-__all__ = ["between", "over", "product", "products", "ready", "repeat", "run", "space", "until"]
+__all__ = ["between", "over", "product", "products", "ready", "repeat", "run", "space", "together", "until"]
 
 # Scalars in vectors multiplied at once. On a CPU many leave the cache: 8 probes of an 85,002-parameter net took 1.8
 # times as long together as one after another, of 15,500 parameters 0.8, of 200 parameters 0.6; two or four at a time
@@ -51,8 +51,12 @@ def ready(op: Operator) -> Operator:
     if op.streamed:
         return op
     kept = jax.eval_shape(lambda o: o.linearized(), op)
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept) if hasattr(x, "dtype"))  # keys too
-    return op.linearized() if size <= memory_available() // 4 else op
+    return op.linearized() if _held(kept) <= memory_available() // 4 else op
+
+
+def _held(op: Operator) -> int:
+    """Bytes of an operator's arrays, keys among them."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(op) if hasattr(x, "dtype"))
 
 
 def space(op: Operator) -> PyTree:
@@ -62,7 +66,12 @@ def space(op: Operator) -> PyTree:
 
 def product(op: Operator, v: PyTree) -> PyTree:
     """A v from and to the vectors of an iteration."""
-    return trees.lift(multiply(op, _lowered(v, op)))
+    if all(x.dtype != jnp.float16 for x in jax.tree.leaves(op.like)):
+        return trees.lift(multiply(op, _lowered(v, op)))
+    # Entries of a long unit vector are below what float16 has digits for.
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in jax.tree.leaves(v)]))
+    unit = jnp.exp2(jnp.floor(jnp.log2(jnp.where(largest > 0, largest, 1))))
+    return trees.scale(unit, trees.lift(multiply(op, _lowered(trees.scale(1 / unit, v), op))))
 
 
 def products(op: Operator, block: PyTree) -> PyTree:
@@ -77,15 +86,20 @@ def _lowered(v: PyTree, op: Operator) -> PyTree:
 
 
 def over(op: Operator, function: Callable[[PyTree], PyTree], xs: PyTree) -> PyTree:
-    """`function` of every x (leading axis), as many at once as is fast for the operator's size on this backend."""
+    """`function` of every x (leading axis), `together(op, count)` at once."""
     count = len(jax.tree.leaves(xs)[0])
-    if jax.default_backend() == "cpu":
-        together = count if count * op.size <= CPU_SCALARS else 1
-    else:
-        together = max(1, min(count, ACCELERATOR_SCALARS // op.size))
-    if together == 1:  # no batch axis at all, which would cost one of length 1 in every product
+    width = together(op, count)
+    if width == 1:  # no batch axis at all, which would cost one of length 1 in every product
         return jax.lax.map(function, xs)
-    return jax.vmap(function)(xs) if together == count else jax.lax.map(function, xs, batch_size=together)
+    return jax.vmap(function)(xs) if width == count else jax.lax.map(function, xs, batch_size=width)
+
+
+def together(op: Operator, count: int) -> int:
+    """How many of `count` vectors are multiplied at once: as is fast for the operator's size, and fits in memory."""
+    fits = memory_available() // (4 * max(_held(op), 1))  # a product's tangents are about as large as what it is of
+    if jax.default_backend() == "cpu":
+        return count if count * op.size <= CPU_SCALARS and count <= fits else 1
+    return max(1, min(count, ACCELERATOR_SCALARS // op.size, fits))
 
 
 def repeat(
@@ -99,7 +113,9 @@ def repeat(
     ended: Callable[[Any], Array] | None = None,
     **static: Any,
 ) -> Any:
-    """For i = start .. stop - 1: state = step(state, A state.v, i, **static); with `lanes`, for a batch of states.
+    """For i = start .. stop - 1: state = step(state, A state.v, i, domain, **static), `domain` that of A.
+
+    With `lanes`, for a batch of states.
 
     Where `ended` of the state (of the batch) is all true, a streamed operator reads its data no more; a compiled loop
     goes on, in which such a state stays as it is.
@@ -107,30 +123,30 @@ def repeat(
     A streamed operator multiplies the vectors of all lanes in one pass over its data; each step is a compiled program,
     one and the same in every call where `step` is a module's own function.
     """
-    multiply = products if lanes else product
+    multiply, domain = products if lanes else product, op.domain()
     if not op.streamed:
         advance = _in_lanes if lanes else _alone
-        body = lambda i, s: advance(step, s, multiply(op, s.v), i, static)
+        body = lambda i, s: advance(step, s, multiply(op, s.v), i, domain, static)
         return jax.lax.fori_loop(start, stop, body, state)
     advance = _jitted_in_lanes if lanes else _jitted_alone
     options = tuple(static.items())
     for i in range(int(start), int(stop)):
         if ended is not None and bool(jnp.all(ended(state))):
             break
-        state = advance(step, state, multiply(op, state.v), jnp.int32(i), options)
+        state = advance(step, state, multiply(op, state.v), jnp.int32(i), domain, options)
     return state
 
 
-def _alone(step: Callable, state: Any, w: PyTree, i: Any, options: Any) -> Any:
-    return step(state, w, i, **dict(options))
+def _alone(step: Callable, state: Any, w: PyTree, i: Any, domain: Operator, options: Any) -> Any:
+    return step(state, w, i, domain, **dict(options))
 
 
-def _in_lanes(step: Callable, state: Any, w: PyTree, i: Any, options: Any) -> Any:
-    return jax.vmap(partial(step, **dict(options)), in_axes=(0, 0, None))(state, w, i)
+def _in_lanes(step: Callable, state: Any, w: PyTree, i: Any, domain: Operator, options: Any) -> Any:
+    return jax.vmap(partial(step, **dict(options)), in_axes=(0, 0, None, None))(state, w, i, domain)
 
 
-_jitted_alone = jax.jit(_alone, static_argnums=(0, 4))
-_jitted_in_lanes = jax.jit(_in_lanes, static_argnums=(0, 4))
+_jitted_alone = jax.jit(_alone, static_argnums=(0, 5))
+_jitted_in_lanes = jax.jit(_in_lanes, static_argnums=(0, 5))
 
 
 def until(op: Operator, done: Callable[[Any], Bool[Array, ""]], step: Callable[[Any], Any], state: Any) -> Any:

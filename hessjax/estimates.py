@@ -105,18 +105,19 @@ def to_accuracy(
     num_probes: int = 40,
     rtol: Any = 0.0,
     atol: Any = 0.0,
+    each: int,
     max_matvecs: Any,
 ) -> Estimate:
     """The mean of as many independent estimates `batch(key)` as bring its 95 % interval to +-(rtol |value| + atol).
 
     That is 1.96 |std_error|, or Student's t while there are fewer than 40 samples, `num_probes` in each estimate. Stops
-    before `max_matvecs` would be exceeded, with at least one; of trees, |.| is the Euclidean norm. `first` stands for
-    `batch(jax.random.fold_in(key, 0))` where a caller has it already.
+    before one more, of at most `each` products, could exceed `max_matvecs`; takes at least one. Of trees, |.| is the
+    Euclidean norm. `first` stands for `batch(jax.random.fold_in(key, 0))` where a caller has it already.
 
     Example:
       >>> from hessjax.matrices import Matrix
       >>> batch = lambda key: Estimate(jax.random.normal(key), jnp.float32(1.0), jnp.int32(1))
-      >>> found = to_accuracy(Matrix(jnp.eye(1)), jax.random.key(0), batch, atol=0.5, max_matvecs=100)
+      >>> found = to_accuracy(Matrix(jnp.eye(1)), jax.random.key(0), batch, atol=0.5, each=1, max_matvecs=100)
       >>> int(found.num_matvecs)
       16
     """
@@ -128,11 +129,11 @@ def to_accuracy(
         return Batches(trees.add(done.total, one.value), error, done.count + 1, done.num_matvecs + one.num_matvecs)
 
     def enough(done: Batches):
-        value, error, spent = done.estimate()
+        value, error, _ = done.estimate()
         width = widths[jnp.minimum(done.count, len(widths)) - 1]
         # NaN is not more accurate tomorrow; neither is a budget that the next batch would break.
         reached = ~(width * trees.norm(error) > rtol * trees.norm(value) + atol)
-        return reached | (spent + spent // done.count > max_matvecs)
+        return reached | ((done.count + 1) * each > max_matvecs)
 
     first = batch(jax.random.fold_in(key, 0)) if first is None else first
     begun = Batches(first.value, first.std_error, jnp.int32(1), first.num_matvecs)
@@ -140,16 +141,24 @@ def to_accuracy(
 
 
 def to_rtol(
-    op: Operator, key: Any, rtol: Any, max_matvecs: Any, *args: Any, one: Callable, num_probes: int, **options: Any
+    op: Operator,
+    key: Any,
+    rtol: Any,
+    max_matvecs: Any,
+    *args: Any,
+    one: Callable,
+    num_probes: int,
+    each: int,
+    **options: Any,
 ) -> Estimate:
     """`to_accuracy` of `one(op, key, *args, num_probes=..., **options)`, on the operator made ready once.
 
     Example:
       >>> from hessjax.matrices import Matrix
       >>> one = lambda op, key, num_probes: Estimate(1 + jax.random.normal(key), jnp.float32(1.0), jnp.int32(1))
-      >>> found = to_rtol(Matrix(jnp.eye(1)), jax.random.key(0), 0.1, 9, one=one, num_probes=2)
+      >>> found = to_rtol(Matrix(jnp.eye(1)), jax.random.key(0), 0.1, 9, one=one, num_probes=2, each=1)
       >>> int(found.num_matvecs)
       9
     """
-    op, bars = ready(op), {"num_probes": num_probes, "rtol": rtol, "max_matvecs": max_matvecs}
+    op, bars = ready(op), {"num_probes": num_probes, "rtol": rtol, "each": each, "max_matvecs": max_matvecs}
     return to_accuracy(op, key, lambda k: one(op, k, *args, num_probes=num_probes, **options), **bars)

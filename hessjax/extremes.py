@@ -46,7 +46,6 @@ class Search(NamedTuple):
     since: Int[Array, ""]
     num_matvecs: Int[Array, ""]
     finished: Bool[Array, ""]
-    domain: Operator
     key: Any
 
 
@@ -92,7 +91,7 @@ def eigsh(
       that did not converge is the best approximation found.
 
     Raises:
-      ValueError: k outside 1..n, an unknown `which`, rtol not above 0, max_matvecs below 2 k + 2.
+      ValueError: k outside 1..n, an unknown `which`, rtol not above 0, max_matvecs below 2 k + 4 or num_steps k + 4.
 
     Example:
       >>> import hessjax as hj
@@ -114,7 +113,7 @@ def eigsh(
         raise ValueError(f"rtol must be above 0, got {rtol!r}; float32 reaches about 1e-6, bfloat16 1e-2.")
     rows = _rows(op, k, size, num_steps)
     limit = 50 * rows if max_matvecs is None else max_matvecs
-    check_count("max_matvecs", limit, min(2 * k + 2, size + k))
+    check_count("max_matvecs", limit, min(2 * k + 4, size + k))
     limit = min(int(limit), MOST)
     rows = min(rows, limit - k)
     return run(_eigsh, op, key, rtol, limit, k=k, which=which, rows=rows)
@@ -122,26 +121,26 @@ def eigsh(
 
 def _rows(op: Operator, k: int, size: int, asked: int | None) -> int:
     if asked is not None:
-        check_count("num_steps", asked, min(k + 2, size))
+        check_count("num_steps", asked, min(k + 4, size))  # two to go on with, two to see what is hidden
         return min(asked, size)
     each = sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(space(op)))
     # A restart holds the basis twice for a moment. In eights: a size that varies with every byte would compile anew.
     fits = memory_available() // (3 * each) // 8 * 8
-    return min(max(min(max(2 * k + 16, 32), fits), k + 3), size)
+    return min(max(min(max(2 * k + 16, 32), fits), k + 4), size)
 
 
 def _eigsh(op: Operator, key: Any, rtol: Any, limit: Any, *, k: int, which: str, rows: int) -> Eigenpairs:
-    op, rounding = ready(op), eps(op)
+    op, rounding, domain = ready(op), eps(op), op.domain()
     tol = jnp.maximum(rtol / 2, 4 * rounding)  # half, so that what is measured in the end is within rtol
 
     def cycle(s: Search) -> Search:
         s = repeat(op, _expand, s, s.filled, s.stop, rounding=rounding)
-        return between(_turn, s, tol, k=k, which=which)
+        return between(_turn, s, domain, tol, k=k, which=which)
 
     def over(s: Search) -> Bool[Array, ""]:
         return s.finished | (s.num_matvecs + s.stop - s.filled + k > limit) | ~jnp.isfinite(s.norm)
 
-    begun = between(_begin, op.domain(), key, rows=rows)
+    begun = between(_begin, domain, key, rows=rows)
     begun = trees.vary_with(begun._replace(key=None), op)._replace(key=begun.key)
     found = until(op, over, cycle, begun)
     vectors = between(_best, found, k=k, which=which)
@@ -153,19 +152,19 @@ def _begin(domain: Operator, key: Any, *, rows: int) -> Search:
     v = unit_start(domain, used)
     zero, none = jnp.zeros((), trees.scalar_dtype(v)), jnp.int32(0)
     t, basis = jnp.zeros((rows, rows), zero.dtype), trees.zeros_like(v, rows)
-    return Search(v, basis, t, zero, zero, none, none, jnp.int32(rows), none, none, jnp.bool_(False), domain, key)
+    return Search(v, basis, t, zero, zero, none, none, jnp.int32(rows), none, none, jnp.bool_(False), key)
 
 
-def _expand(s: Search, w: PyTree, j: Int[Array, ""], *, rounding: float) -> Search:
+def _expand(s: Search, w: PyTree, j: Int[Array, ""], domain: Operator, *, rounding: float) -> Search:
     """Row j is `v`; the next vector is what A v adds to the space, or a fresh one where that is only rounding."""
     basis = jax.tree.map(lambda rows, x: rows.at[j].set(x), s.basis, s.v)
     alpha = trees.dot(s.v, w)
-    w = orthogonalize(trees.axpy(-alpha, s.v, w), basis, j + 1)
+    w = orthogonalize(domain.confine(trees.axpy(-alpha, s.v, w)), basis, j + 1)
     beta = trees.norm(w)
     norm = jnp.maximum(s.norm, jnp.abs(alpha) + beta)
     exhausted = beta <= BREAKDOWN * rounding * norm
     key, used = jax.random.split(s.key)
-    fresh = lambda _: _fresh(s.domain, used, basis, j + 1)
+    fresh = lambda _: _fresh(domain, used, basis, j + 1)
     v = jax.lax.cond(exhausted, fresh, lambda x: _unit(x), w)
     beta = jnp.where(exhausted, 0, beta)
     # The last row has no row after it: "drop" leaves its coupling to `beta`.
@@ -185,8 +184,8 @@ def _fresh(domain: Operator, key: Any, basis: PyTree, filled: Int[Array, ""] | i
     return _unit(orthogonalize(v, basis, filled))
 
 
-def _turn(s: Search, tol: Any, *, k: int, which: str) -> Search:
-    return _restart(s, _rayleigh_ritz(s, tol, k, which), k, which)
+def _turn(s: Search, domain: Operator, tol: Any, *, k: int, which: str) -> Search:
+    return _restart(s, _rayleigh_ritz(s, tol, k, which), domain, k, which)
 
 
 def _rayleigh_ritz(s: Search, tol: Any, k: int, which: str) -> Rows:
@@ -234,9 +233,9 @@ def _order(x: Array) -> Int[Array, " m"]:
     return jnp.argmax(_place(x)[None, :] == jnp.arange(len(x))[:, None], axis=1)
 
 
-def _restart(s: Search, r: Rows, k: int, which: str) -> Search:
+def _restart(s: Search, r: Rows, domain: Operator, k: int, which: str) -> Search:
     """Locks what has converged; then ends, begins afresh beside it, or goes on from the best half of the rest."""
-    rows, size = len(s.t), s.domain.size - s.domain.num_deflated
+    rows, size = len(s.t), domain.size - domain.num_deflated
     everything = rows == size
     now = (r.rank < k) & r.close & r.active
     now &= jnp.cumsum(now, dtype=jnp.int32) <= (rows if everything else rows - 2) - s.locked
@@ -254,7 +253,7 @@ def _restart(s: Search, r: Rows, k: int, which: str) -> Search:
     t = jnp.diag(jnp.where(taken, r.values[order], 0))
     t = t.at[filled].set(coupling, mode="drop").at[:, filled].set(coupling, mode="drop")
     key, used = jax.random.split(s.key)
-    v = jax.lax.cond(afresh, lambda _: _fresh(s.domain, used, basis, rows), lambda x: x, s.v)
+    v = jax.lax.cond(afresh, lambda _: _fresh(domain, used, basis, rows), lambda x: x, s.v)
     stop = jnp.where(afresh, jnp.minimum(locked + steps, rows), rows).astype(jnp.int32)
     return s._replace(
         v=v, basis=basis, t=t, filled=filled, locked=locked, stop=stop, since=jnp.where(afresh, 0, s.since), key=key,

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Real
 from hessjax.arguments import check_accuracy
 from hessjax.driving import run
 from hessjax.estimates import Estimate, mean, to_rtol
-from hessjax.krylov import runs, tridiagonals
+from hessjax.krylov import cost, runs, tridiagonals
 from hessjax.operators import Operator
 from hessjax.projections import Eigenpairs
 from hessjax.quadrature import Quadrature, gauss
@@ -154,7 +154,7 @@ def logdet(
     limit = check_accuracy("rtol", rtol, num_probes, max_matvecs)
     if rtol is None:
         return run(_logdet, op, key, shift, **options)
-    return run(to_rtol, op, key, rtol, limit, shift, one=_logdet, **options)
+    return run(to_rtol, op, key, rtol, limit, shift, one=_logdet, each=cost(op, num_steps, num_probes), **options)
 
 
 def _logdet(op: Operator, key: Any, shift: Any, *, num_steps: int, num_probes: int, full: bool) -> Estimate:
@@ -177,7 +177,7 @@ def _curve(q: Quadrature, f: Callable[[Array], Array], atoms: Eigenpairs | None)
         return Curve(value, std_error)
     _check_atoms(q, atoms)
     known = jnp.mean(f(atoms.values.astype(q.nodes.dtype)), axis=-1)
-    return Curve(q.mass * value + (1 - q.mass) * known, q.mass * std_error)
+    return Curve((1 - q.left_out) * value + q.left_out * known, (1 - q.left_out) * std_error)
 
 
 def _concrete(x: Any) -> bool:
@@ -198,12 +198,12 @@ def _check_width(width: Any, q: Quadrature) -> None:
 
 
 def _check_atoms(q: Quadrature, atoms: Eigenpairs) -> None:
-    if not _concrete(q.mass):
+    if not _concrete(q.left_out):
         return
-    count = len(atoms.values)
-    size = sum(x[0].size for x in jax.tree.leaves(atoms.vectors))
-    if abs((1 - float(q.mass)) * size - count) > 0.5 + 1e-6 * size:
+    count, size = len(atoms.values), sum(x[0].size for x in jax.tree.leaves(atoms.vectors))
+    left_out = round(float(q.left_out) * size)
+    if left_out != count:
         raise ValueError(
-            f"atoms are {count} eigenvalues of {size}, but the quadrature leaves out {(1 - float(q.mass)) * size:.0f}; "
-            "take it of the deflated operator: slq(deflate(op, atoms), key)."
+            f"atoms are {count} eigenvalues of {size}, but the quadrature leaves out {left_out}; take it of the "
+            "deflated operator: slq(deflate(op, atoms), key)."
         )

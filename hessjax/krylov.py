@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
@@ -22,6 +23,7 @@ from hessjax.trees import PRNGKey
 __all__ = [
     "Ritz",
     "Tridiagonal",
+    "cost",
     "eps",
     "lanczos",
     "orthogonalize",
@@ -82,7 +84,7 @@ def lanczos(
       T, in the units of A; the basis; how many steps there were before the space was exhausted.
 
     Raises:
-      ValueError: num_steps below 1, an unknown `reorthogonalize`, a start of another space.
+      ValueError: num_steps below 1, an unknown `reorthogonalize`, a start of another space, or zero.
 
     Example:
       >>> import hessjax as hj
@@ -99,6 +101,8 @@ def lanczos(
     full = is_full(reorthogonalize)
     if start is not None:
         start = trees.conform(start, space(op), "start")
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves(start)) and not trees.norm(start) > 0:
+            raise ValueError("start is zero or not finite, wanted a vector of any other length; or leave it out.")
     return run(_lanczos, op, key, start, num_steps=num_steps, full=full)
 
 
@@ -122,6 +126,17 @@ def runs(op: Any, num_steps: Any, num_probes: Any, reorthogonalize: Any) -> dict
     check_count("num_steps", num_steps)
     check_count("num_probes", num_probes)
     return {"num_steps": num_steps, "num_probes": num_probes, "full": is_full(reorthogonalize)}
+
+
+def cost(op: Operator, num_steps: int, num_probes: int) -> int:
+    """Products that `tridiagonals` takes at most.
+
+    Example:
+      >>> from hessjax.matrices import Matrix
+      >>> cost(Matrix(jnp.eye(3)), 64, 2)
+      6
+    """
+    return min(num_steps, _dimension(op)) * num_probes
 
 
 def tridiagonals(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int, full: bool) -> Tridiagonal:
@@ -180,10 +195,11 @@ def _ended(s: State) -> Bool[Array, "*lanes"]:
     return ~s.going
 
 
-def _step(s: State, w: PyTree, i: Int[Array, ""], *, eps: float) -> State:
+def _step(s: State, w: PyTree, i: Int[Array, ""], domain: Operator, *, eps: float) -> State:
     w = trees.axpy(-s.beta, s.before, w)
     alpha = trees.dot(s.v, w)
-    w = trees.axpy(-alpha, s.v, w)
+    # Rounding leads out of a deflated operator's space, and would grow where all eigenvalues are far from zero.
+    w = domain.confine(trees.axpy(-alpha, s.v, w))
     basis = s.run.basis
     if basis is not None:
         basis = jax.tree.map(lambda rows, x: rows.at[i].set(x), basis, s.v)

@@ -57,8 +57,9 @@ def check_symmetric(a: Any, *, stack: bool = False) -> None:
         return
     with jax.ensure_compile_time_eval():  # a constant met while tracing is concrete too
         a = jnp.asarray(a)
-        largest = lambda x: jnp.max(jnp.abs(x), axis=(-1, -2), initial=0.0, where=jnp.isfinite(x))
-        defect, scale = largest(a - jnp.swapaxes(a, -1, -2)), largest(a)
+        transpose, finite = jnp.swapaxes(a, -1, -2), jnp.isfinite(a) & jnp.isfinite(jnp.swapaxes(a, -1, -2))
+        largest = lambda x: jnp.max(jnp.abs(x), axis=(-1, -2), initial=0.0, where=finite)
+        defect, scale = largest(a - transpose), largest(a)
         bad = jnp.argwhere(defect > 100 * jnp.finfo(a.dtype).eps * scale)
     if len(bad):
         lane: tuple[int, ...] = tuple(bad[0].tolist())

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from hessjax.arguments import check_accuracy
 from hessjax.driving import between, ready, run
 from hessjax.estimates import Estimate, mean, to_accuracy
-from hessjax.krylov import Ritz, Tridiagonal, eps, product_eps, ritz, runs, tridiagonals
+from hessjax.krylov import Ritz, Tridiagonal, cost, eps, product_eps, ritz, runs, tridiagonals
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
@@ -104,7 +104,9 @@ def _to_accuracy(op: Operator, key: Any, tol: Any, atol: Any, max_matvecs: Any, 
     def batch(k: Any) -> Estimate:
         return estimate(bounds(tridiagonals(op, k, **options), op, tol, threshold=first.threshold))
 
-    bars = {"num_probes": options["num_probes"], "atol": atol, "max_matvecs": max_matvecs}
+    num_steps, num_probes = options["num_steps"], options["num_probes"]
+    each = cost(op, num_steps, num_probes)
+    bars = {"num_probes": num_probes, "atol": atol, "each": each, "max_matvecs": max_matvecs}
     found = to_accuracy(op, key, batch, first=estimate(first), **bars)
     value, unresolved = found.value
     return Fraction(value, found.std_error, unresolved, first.threshold, found.num_matvecs)

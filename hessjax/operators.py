@@ -131,10 +131,11 @@ class Operator(abc.ABC):
         unravel = trees.ravel(trees.zeros_like(self.like))[1]
 
         def matvec(x):
-            return np.asarray(trees.ravel(self.mv(unravel(jnp.asarray(x, self.dtype).ravel())))[0])
+            return np.asarray(trees.ravel(self.mv(unravel(jnp.asarray(x, self.dtype).ravel())))[0]).astype(dtype)
 
+        dtype = np.dtype(jnp.promote_types(self.dtype, jnp.float32))  # SciPy's solvers know none below
         made: Any = LinearOperator  # its arguments are not those its type declares
-        return made(self.shape, matvec=matvec, rmatvec=matvec, dtype=np.dtype(self.dtype))
+        return made(self.shape, matvec=matvec, rmatvec=matvec, dtype=dtype)
 
     def to_lineax(self) -> Any:
         """This operator as a `lineax.FunctionLinearOperator` on the same pytrees, tagged symmetric.
@@ -184,7 +185,7 @@ class Operator(abc.ABC):
         return Sum(self, Scaled(_same_space(self, other), -1.0)) if isinstance(other, Operator) else NotImplemented
 
     def __mul__(self, c: Scalar) -> Operator:
-        return Scaled(self, c) if _is_scalar(c) else NotImplemented
+        return Scaled(self, _real(c)) if _is_scalar(c) else NotImplemented
 
     __rmul__ = __mul__
 
@@ -228,6 +229,10 @@ def _products(op: Operator, block: PyTree) -> PyTree:
 
 def _is_scalar(c: Any) -> bool:
     return not isinstance(c, Operator | str) and jnp.ndim(c) == 0 and not jnp.iscomplexobj(c)
+
+
+def _real(c: Scalar) -> Any:
+    return float(c) if isinstance(c, int) else c  # an int of any size; jax would take it for an int32
 
 
 def _same_space(a: Operator, b: Operator) -> Operator:
@@ -376,4 +381,4 @@ def shift(op: Operator, c: Scalar) -> Operator:
     check_operand(op)
     if not _is_scalar(c):
         raise TypeError(f"shift needs a real scalar, got {type(c).__name__}; for A + B write a + b.")
-    return Shifted(op, c)
+    return Shifted(op, _real(c))

@@ -174,7 +174,15 @@ def density(found: Spectrum, *, ax: Axes | None = None) -> Axes:
         >>> found = hj.spectrum(hj.Matrix(jnp.diag(jnp.arange(20.0))), jax.random.key(0), k=2)
         >>> density(found).get_yscale()
         'log'
+
+    Raises:
+        TypeError: `found` is something else, such as a quadrature.
     """
+    if not hasattr(found, "outliers"):
+        raise TypeError(
+            f"found is {type(found).__name__}, wanted what hj.spectrum(op, key) returns; of a quadrature, draw "
+            "hj.density(quadrature, grid, width=...).value over grid."
+        )
     return draw(panels.estimated(found), ax)
 
 

@@ -82,7 +82,7 @@ def deflate(op: Operator, eigenpairs: Eigenpairs) -> Operator:
       eigenpairs: orthonormal eigenvectors of A, as `eigsh` returns them (leading axis k).
 
     Raises:
-      TypeError: `op` is no operator.
+      TypeError: `op` is no operator, `eigenpairs` are none.
       ValueError: vectors of another space than A's, as many as its dimensions, or (where concrete) not orthonormal.
 
     Example:
@@ -93,6 +93,8 @@ def deflate(op: Operator, eigenpairs: Eigenpairs) -> Operator:
       [1.0, 2.0, 0.0]
     """
     check_operand(op)
+    if not hasattr(eigenpairs, "vectors"):
+        raise TypeError(f"eigenpairs is {type(eigenpairs).__name__}, wanted what hj.eigsh returns.")
     vectors, left = jax.tree.map(jnp.asarray, eigenpairs.vectors), op.size - op.num_deflated
     count = len(jax.tree.leaves(vectors)[0])
     if count == 0:

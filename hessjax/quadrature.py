@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from hessjax import trees
 from hessjax.arguments import check_count
 from hessjax.driving import between, over, ready, repeat, run
-from hessjax.krylov import Tridiagonal, eps, ritz, runs, tridiagonals, unit_start
+from hessjax.krylov import Tridiagonal, eps, product_eps, ritz, runs, tridiagonals, unit_start
 from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
 
@@ -33,14 +33,14 @@ class Quadrature(NamedTuple):
       resolution: about the spacing of the nodes; details of the density finer than this are not resolved. 0 where
         every probe's measure is exact.
       num_matvecs: products the rules rest on, of those taken: none after a probe's space was exhausted.
-      mass: the share of the n eigenvalues that is represented: (n - k) / n of an operator with k deflated, else 1.
+      left_out: the share of the n eigenvalues that is not represented: k / n of an operator with k deflated.
     """
 
     nodes: Float[Array, "probes steps"]
     weights: Float[Array, "probes steps"]
     resolution: Float[Array, ""]
     num_matvecs: Int[Array, ""]
-    mass: Float[Array, ""] | float = 1.0
+    left_out: Float[Array, ""] | float = 0.0
 
 
 def slq(
@@ -88,7 +88,7 @@ def gauss(t: Tridiagonal, op: Operator, num_steps: int) -> Quadrature:
     rules = between(_rules, t, eps=eps(op)) if op.streamed else over(op, partial(_rule, eps=eps(op)), t)
     wider = [(0, 0), (0, num_steps - rules.nodes.shape[1])]
     nodes, weights = jnp.pad(rules.nodes, wider, mode="edge"), jnp.pad(rules.weights, wider)
-    return Quadrature(nodes, weights, jnp.max(rules.resolution), jnp.sum(t.num_steps_done), _mass(op))
+    return Quadrature(nodes, weights, jnp.max(rules.resolution), jnp.sum(t.num_steps_done), _left_out(op))
 
 
 def _rule(t: Tridiagonal, *, eps: float) -> _Rule:
@@ -110,8 +110,8 @@ class _Rule(NamedTuple):
     resolution: Float[Array, "*probes"]
 
 
-def _mass(op: Operator) -> Float[Array, ""]:
-    return jnp.asarray(1 - op.num_deflated / op.size, trees.scalar_dtype(op.like))
+def _left_out(op: Operator) -> Float[Array, ""]:
+    return jnp.asarray(op.num_deflated / op.size, trees.scalar_dtype(op.like))
 
 
 def _merged(
@@ -189,7 +189,7 @@ def kpm(op: Operator, key: PRNGKey, *, num_moments: int = 128, num_probes: int =
 def _kpm(op: Operator, key: PRNGKey, *, num_moments: int, num_probes: int) -> Quadrature:
     for_bounds, for_probes = jax.random.split(key)
     op = ready(op)
-    centre, radius, num_bound = _enclosure(op, for_bounds)
+    centre, radius, num_bound = _enclosure(op, for_bounds, num_moments)
     keys, steps = jax.random.split(for_probes, num_probes), num_moments // 2
 
     begin = lambda k: trees.vary_with(_first(op.domain(), k, centre, radius, steps), op)
@@ -200,7 +200,7 @@ def _kpm(op: Operator, key: PRNGKey, *, num_moments: int, num_probes: int) -> Qu
         moments = over(op, lambda k: repeat(op, _chebyshev, begin(k), 0, steps).moments, keys)
     nodes, weights = between(_damped, moments[:, :num_moments], centre, radius)
     spent = num_bound + num_probes * steps
-    return Quadrature(nodes, weights, jnp.pi / num_moments * radius, spent, _mass(op))
+    return Quadrature(nodes, weights, jnp.pi / num_moments * radius, spent, _left_out(op))
 
 
 def _first(domain: Operator, key: Any, centre: Any, radius: Any, steps: int) -> Moments:
@@ -222,23 +222,26 @@ def _damped(moments: Float[Array, "probes m"], centre: Any, radius: Any) -> tupl
     return jnp.broadcast_to(centre + radius * nodes, weights.shape), weights
 
 
-def _enclosure(op: Operator, key: PRNGKey) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
-    """Centre and radius of an interval around the spectrum: Ritz values and twice their residuals, and 2 % more."""
+def _enclosure(op: Operator, key: PRNGKey, num_moments: int) -> tuple[Array, Array, Array]:
+    """Centre and radius of an interval around the spectrum: Ritz values and twice their residuals, and 2 % more.
+
+    No narrower than what products round by in all steps: about a spectrum narrower than that nothing can be said.
+    """
     t = tridiagonals(op, key, num_steps=BOUND_STEPS, num_probes=1, full=False)
-    return between(_reached, t, rounding=eps(op))
+    return between(_reached, t, rounding=eps(op), least=4 * num_moments * product_eps(op))
 
 
-def _reached(t: Tridiagonal, *, rounding: float) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
+def _reached(t: Tridiagonal, *, rounding: float, least: float) -> tuple[Array, Array, Array]:
     found = ritz(t, rounding)
     reach = 2 * found.residual[0] * found.last[0]
     low, high = jnp.min(found.values[0] - reach), jnp.max(found.values[0] + reach)
-    radius = 1.02 * (high - low) / 2 + 16 * rounding * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    radius = 1.02 * (high - low) / 2 + least * jnp.maximum(jnp.abs(low), jnp.abs(high))
     return (low + high) / 2, jnp.where(radius > 0, radius, 1), jnp.sum(t.num_steps_done)
 
 
-def _chebyshev(s: Moments, w: PyTree, i: Int[Array, ""]) -> Moments:
+def _chebyshev(s: Moments, w: PyTree, i: Int[Array, ""], domain: Operator) -> Moments:
     """From T_i to T_{i+1}: moments 2i + 1 and 2i + 2 by the product formula."""
-    w = trees.scale(1 / s.radius, trees.axpy(-s.centre, s.v, w))
+    w = domain.confine(trees.scale(1 / s.radius, trees.axpy(-s.centre, s.v, w)))
     after = jax.tree.map(lambda a, b: jnp.where(i == 0, a, 2 * a - b), w, s.before)
     zeroth, first = s.moments[0], jnp.where(i == 0, trees.dot(after, s.v), s.moments[1])
     odd = jnp.where(i == 0, first, 2 * trees.dot(after, s.v) - first)

@@ -38,7 +38,7 @@ def num_rows(batch: PyTree) -> int:
     if len(counts) > 1:
         raise ValueError(
             f"batch leaves disagree on the number of rows: {shapes}. Every non-scalar leaf needs the same leading "
-            "axis; close the loss over arrays that are not data."
+            "axis; close the loss over arrays that are not data, and make keys typed (jax.random.key)."
         )
     (count,) = counts
     if count == 0:

@@ -23,7 +23,16 @@ from hessjax.krylov import eps, orthogonalize, product_eps
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
-__all__ = ["hutchpp", "rounding", "sampled", "squared", "xtrace"]
+__all__ = [
+    "hutchpp",
+    "hutchpp_cost",
+    "hutchpp_square",
+    "image_length",
+    "mean_square",
+    "rounding",
+    "sampled",
+    "xtrace",
+]
 
 
 def sampled(op: Operator, draw: Partial, xs: PyTree, sample: Callable) -> PyTree:
@@ -43,32 +52,80 @@ def _drawn(draw: Partial, xs: PyTree) -> PyTree:
     return jax.vmap(draw)(xs)
 
 
-def squared(z: PyTree, az: PyTree) -> Float[Array, ""]:
-    """||A z||^2, whose mean is the square of the Frobenius norm."""
-    return trees.norm(az) ** 2
+def image_length(z: PyTree, az: PyTree) -> Float[Array, ""]:
+    """||A z||; the mean of its square over random z is the square of the Frobenius norm."""
+    return trees.norm(az)
 
 
-def hutchpp(op: Operator, key: Any, *, num_probes: int, square: bool = False) -> Estimate:
-    """tr A (or tr A^2): exactly on the range of half the vectors, from the other half on its complement."""
-    size, op = op.size - op.num_deflated, ready(op)
-    if num_probes >= size:
-        return _exact(op, square)
+def mean_square(lengths: Float[Array, " k"], unit: Any = None) -> tuple[Array, Array, Array]:
+    """Mean and standard error of (lengths / unit)^2, and the unit, the largest where None is given.
+
+    Example:
+      >>> value, error, unit = mean_square(jnp.array([1e30, 1e30]))
+      >>> float(value), float(error), float(unit) > 9e29
+      (1.0, 0.0, True)
+    """
+    if unit is None:
+        largest = jnp.max(lengths)
+        unit = jnp.where(largest > 0, largest, 1)
+    return *mean((lengths / unit) ** 2), unit
+
+
+def hutchpp(op: Operator, key: Any, *, num_probes: int) -> Estimate:
+    """tr A: exactly on the range of half the vectors, from the other half on its complement."""
+    if num_probes >= op.size - op.num_deflated:
+        return _exact(op)
+    op = ready(op)
+    basis, image, left, rest = _halves(op, key, num_probes)
+    held = jnp.diagonal(trees.gram(basis, image))
+    samples = sampled(op, left, rest, trees.dot)
+    value, error = mean(samples)
+    error = error * normal_equivalent(len(samples), num_probes)  # fewer samples than probes: a longer tail
+    error = jnp.hypot(error, rounding(op, jnp.sum(jnp.abs(held)) + jnp.abs(value)))
+    return Estimate(jnp.sum(held) + value, error, jnp.int32(hutchpp_cost(num_probes)))
+
+
+def hutchpp_square(op: Operator, key: Any, *, num_probes: int, unit: Any = None) -> tuple[Estimate, Array]:
+    """||A||_F^2 in units of unit^2, as `hutchpp`; and the unit, chosen where None is given."""
+    if num_probes >= op.size - op.num_deflated:
+        lengths = _along_axes(op, image_length)
+        square, _, unit = mean_square(lengths, unit)
+        return Estimate(len(lengths) * square, 0 * square, jnp.int32(op.size)), unit
+    op = ready(op)
+    _, image, left, rest = _halves(op, key, num_probes)
+    lengths, held = sampled(op, left, rest, image_length), _lengths(image)
+    if unit is None:
+        unit = mean_square(jnp.concatenate([lengths, held]))[2]
+    value, error, _ = mean_square(lengths, unit)
+    error = error * normal_equivalent(len(lengths), num_probes)
+    value = value + jnp.sum((held / unit) ** 2)
+    error = jnp.hypot(error, rounding(op, value))
+    return Estimate(value, error, jnp.int32(hutchpp_cost(num_probes))), unit
+
+
+def hutchpp_cost(num_probes: int) -> int:
+    """Products of `hutchpp`: half the vectors, the basis of their images, the other vectors.
+
+    Example:
+      >>> hutchpp_cost(40), hutchpp_cost(1)
+      (60, 3)
+    """
+    return max(num_probes, 2) + max(num_probes // 2, 1)
+
+
+def _halves(op: Operator, key: Any, num_probes: int) -> tuple[PyTree, PyTree, Partial, PyTree]:
+    """A basis of the range of half the vectors and its image; what makes samples of the other half, and these."""
     half = max(num_probes // 2, 1)
     vectors = trees.vary_with(between(_normals, op.domain(), key, count=max(num_probes, 2)), op)
     sketch, rest = (jax.tree.map(lambda x, a=a, b=b: x[a:b], vectors) for a, b in ((0, half), (half, None)))
     basis = between(_orthonormal, products(op, sketch), rounding=eps(op))
-    image = products(op, basis)
-    held = jnp.sum(_lengths(image) ** 2) if square else jnp.trace(trees.gram(basis, image))
-    rest_of_space = size - jnp.sum(_lengths(basis) > 0.5)
-    samples = sampled(op, Partial(_left, basis, rest_of_space), rest, squared if square else trees.dot)
-    value, error = mean(samples)
-    error = error * normal_equivalent(len(samples), num_probes)  # fewer samples than probes: a longer tail
-    return Estimate(held + value, jnp.hypot(error, rounding(op, held)), jnp.int32(2 * half + len(samples)))
+    dimension = op.size - op.num_deflated - jnp.sum(_lengths(basis) > 0.5)
+    return basis, products(op, basis), Partial(_left, basis, dimension), rest
 
 
 def rounding(op: Operator, size: Float[Array, ""]) -> Float[Array, ""]:
-    """What sums of n rounded terms err by, summed in blocks: where a sketch is all of A nothing else is left."""
-    return 4 * op.size**0.25 * product_eps(op) * jnp.abs(size)
+    """What a sum of n terms of absolute sum `size` errs by: terms rounded as products are, summed in blocks."""
+    return (4 * op.size**0.25 * eps(op) + product_eps(op) - eps(op)) * size
 
 
 def _left(basis: PyTree, square: Any, z: PyTree) -> PyTree:
@@ -78,11 +135,14 @@ def _left(basis: PyTree, square: Any, z: PyTree) -> PyTree:
     return trees.scale(jnp.where(length > 0, jnp.sqrt(square) / jnp.where(length > 0, length, 1), 0), z)
 
 
-def _exact(op: Operator, square: bool = False) -> Estimate:
+def _exact(op: Operator) -> Estimate:
     """The trace from unit vectors, where there are no more of them than test vectors asked for."""
-    samples = sampled(op, Partial(_axis, op.domain()), jnp.arange(op.size), squared if square else trees.dot)
-    total = jnp.sum(samples)
-    return Estimate(total, jnp.zeros_like(total), jnp.int32(op.size))
+    total = jnp.sum(_along_axes(op, trees.dot))
+    return Estimate(total, 0 * total, jnp.int32(op.size))  # of NaN, nothing is known
+
+
+def _along_axes(op: Operator, sample: Callable) -> Float[Array, " n"]:
+    return sampled(ready(op), Partial(_axis, op.domain()), jnp.arange(op.size), sample)
 
 
 def _axis(domain: Operator, j: Any) -> PyTree:
@@ -161,7 +221,7 @@ def _coordinates(w: PyTree, y: PyTree, q: PyTree, z: PyTree, *, rounding: float)
     left, sizes, right = stacks.svd(r)
     kept = sizes > 4 * len(r) * rounding * sizes[0]
     onto = jnp.where(kept, left, 0)  # coordinates: of the numerical range alone
-    inverse = jnp.where(kept, 1 / jnp.where(kept, sizes, 1), 0)[:, None] * right
+    inverse = jnp.where(kept, sizes[0] / jnp.where(kept, sizes, 1), 0)[:, None] * right  # directions alone matter
     # w_i is needed for the range only if no vanishing combination of the A w_j involves it.
     involved = jnp.sum(jnp.where(kept[:, None], 0, right) ** 2, axis=0) > rounding
     length = jnp.linalg.norm(inverse, axis=0)

@@ -243,7 +243,7 @@ def spectrum_facts(found: Spectrum) -> dict[str, str]:
     error = f"± {percent(negative.std_error)} % standard error"
     facts = {
         "negative": f"{share}, {error} (below −{number(float(negative.threshold))})",
-        "trace": f"{number(float(found.trace.value), 5)} ± {number(float(found.trace.std_error), 2)}",
+        "trace": f"{number(float(found.trace.value), 5)} ± {number(float(found.trace.std_error), 2)} standard error",
         "smallest": " ".join(number(float(v), 4) for v in values[values < 0][:4]) or "none of the largest in magnitude",
         "largest": " ".join(number(float(v), 4) for v in values[values >= 0][-4:])
         or "none of the largest in magnitude",

@@ -6,20 +6,29 @@ that keep them.
 
 from __future__ import annotations
 
-from functools import partial
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from hessjax import trees
 from hessjax.arguments import check_accuracy, check_count
-from hessjax.driving import between, ready, repeat, run, space
-from hessjax.estimates import Estimate, mean, to_rtol
+from hessjax.driving import ready, repeat, run, space, together
+from hessjax.estimates import Estimate, mean, to_accuracy, to_rtol
 from hessjax.operators import Operator, check_operand
-from hessjax.sketches import hutchpp, rounding, sampled, squared, xtrace
+from hessjax.sketches import (
+    hutchpp,
+    hutchpp_cost,
+    hutchpp_square,
+    image_length,
+    mean_square,
+    rounding,
+    sampled,
+    xtrace,
+)
 from hessjax.trees import PRNGKey
 
 __all__ = ["diagonal", "frobenius_norm", "trace"]
@@ -47,6 +56,7 @@ def trace(
 
     Returns:
       Value and standard error in the units of A; the error is 0 where the trace is exact (m >= n, but for hutchinson).
+      Of the methods `jax.grad` goes through "hutchinson" alone.
 
     Raises:
       ValueError: num_probes below 1, an unknown method, rtol not above 0.
@@ -61,8 +71,11 @@ def trace(
       Musco & Woodruff (2021), arXiv:2010.09649; Girard (1989), doi:10.1007/BF01395775; Hutchinson (1990),
       doi:10.1080/03610919008812866.
     """
-    one = _named(TRACES, method)
-    return _estimate(one, op, key, num_probes=num_probes, rtol=rtol, max_matvecs=max_matvecs)
+    limit = _checked(TRACES, method, op, num_probes, rtol, max_matvecs)
+    one, cost = TRACES[method]
+    if rtol is None:
+        return run(one, op, key, num_probes=num_probes)
+    return run(to_rtol, op, key, rtol, limit, one=one, num_probes=num_probes, each=cost(num_probes))
 
 
 def frobenius_norm(
@@ -97,10 +110,11 @@ def frobenius_norm(
       >>> bool(abs(found.value - 5.0) <= 4 * found.std_error + 1e-5)
       True
     """
-    check_accuracy("rtol", rtol, num_probes, max_matvecs)  # of what was asked, not of its double
-    of_square = None if rtol is None else 2 * rtol  # a root has half the relative error
-    one = _named(SQUARES, method)
-    return _root(_estimate(one, op, key, num_probes=num_probes, rtol=of_square, max_matvecs=max_matvecs))
+    limit = _checked(SQUARES, method, op, num_probes, rtol, max_matvecs)
+    one, cost = SQUARES[method]
+    if rtol is None:
+        return run(_norm, op, key, one=one, num_probes=num_probes)
+    return run(_norm_to_rtol, op, key, rtol, limit, one=one, num_probes=num_probes, each=cost(num_probes))
 
 
 def diagonal(
@@ -128,73 +142,111 @@ def diagonal(
 
     References: Bekas, Kokiopoulou & Saad (2007), Appl. Numer. Math. 57, doi:10.1016/j.apnum.2007.01.003.
     """
-    return _estimate(_diagonal, op, key, num_probes=num_probes, rtol=rtol, max_matvecs=max_matvecs)
-
-
-def _estimate(one: Any, op: Any, key: Any, *, num_probes: int, rtol: Any, max_matvecs: int) -> Estimate:
-    """`one(op, key, num_probes=...)`, as often as rtol asks."""
-    check_operand(op)
-    check_count("num_probes", num_probes)
-    limit = check_accuracy("rtol", rtol, num_probes, max_matvecs)
+    limit = _checked({"": None}, "", op, num_probes, rtol, max_matvecs)
     if rtol is None:
-        return run(one, op, key, num_probes=num_probes)
-    return run(to_rtol, op, key, rtol, limit, one=one, num_probes=num_probes)
+        return run(_diagonal, op, key, num_probes=num_probes)
+    return run(to_rtol, op, key, rtol, limit, one=_diagonal, num_probes=num_probes, each=num_probes)
 
 
-def _named(methods: dict[str, Any], method: str) -> Any:
+def _checked(methods: dict[str, Any], method: str, op: Any, num_probes: Any, rtol: Any, max_matvecs: Any) -> int:
+    """The products that rtol may take."""
     if method not in methods:
         raise ValueError(f"method must be one of {', '.join(methods)}; got {method!r}.")
-    return methods[method]
+    check_operand(op)
+    check_count("num_probes", num_probes)
+    if rtol is not None and method == "hutch++" and num_probes < 3:
+        raise ValueError(f"rtol with hutch++ needs num_probes of at least 3, for an error bar; got {num_probes}.")
+    return check_accuracy("rtol", rtol, num_probes, max_matvecs)
 
 
 def _signs(domain: Operator, key: PRNGKey) -> PyTree:
     return trees.lift(domain.confine(trees.rademacher_like(key, space(domain))))
 
 
-def _hutchinson(op: Operator, key: Any, *, num_probes: int, sample: Any = trees.dot) -> Estimate:
+def _hutchinson(op: Operator, key: Any, *, num_probes: int) -> Estimate:
     keys = jax.random.split(key, num_probes)
-    value, error = mean(sampled(ready(op), Partial(_signs, op.domain()), keys, sample))
-    return Estimate(value, jnp.hypot(error, rounding(op, value)), jnp.int32(num_probes))
+    samples, sizes = sampled(ready(op), Partial(_signs, op.domain()), keys, _dot_and_size)
+    value, error = mean(samples)
+    return Estimate(value, jnp.hypot(error, rounding(op, jnp.mean(sizes))), jnp.int32(num_probes))
 
 
-@jax.jit
-def _root(square: Estimate) -> Estimate:
+def _dot_and_size(z: PyTree, az: PyTree) -> tuple[Array, Array]:
+    """z . A z, and the sum of the sizes of its terms."""
+    return trees.dot(z, az), trees.dot(*(jax.tree.map(jnp.abs, x) for x in (z, az)))
+
+
+def _hutchinson_square(op: Operator, key: Any, *, num_probes: int, unit: Any = None) -> tuple[Estimate, Array]:
+    """||A||_F^2 in units of unit^2, and the unit, chosen where None is given."""
+    keys = jax.random.split(key, num_probes)
+    lengths = sampled(ready(op), Partial(_signs, op.domain()), keys, image_length)
+    value, error, unit = mean_square(lengths, unit)
+    return Estimate(value, jnp.hypot(error, rounding(op, value)), jnp.int32(num_probes)), unit
+
+
+def _norm(op: Operator, key: Any, *, one: Any, num_probes: int) -> Estimate:
+    return _root(*one(op, key, num_probes=num_probes))
+
+
+def _norm_to_rtol(op: Operator, key: Any, rtol: Any, limit: Any, *, one: Any, num_probes: int, each: int) -> Estimate:
+    op = ready(op)
+    first, unit = one(op, jax.random.fold_in(key, 0), num_probes=num_probes)
+    more = lambda k: one(op, k, num_probes=num_probes, unit=unit)[0]
+    bars = {"num_probes": num_probes, "rtol": 2 * rtol, "each": each, "max_matvecs": limit}  # a root errs by half
+    return _root(to_accuracy(op, key, more, first=first, **bars), unit)
+
+
+def _root(square: Estimate, unit: Any) -> Estimate:
     """The root of an estimated square, taken once: roots of parts of the sample would be too small on average."""
     value = jnp.sqrt(jnp.maximum(square.value, 0))
     error = square.std_error / (2 * jnp.where(value == 0, 1, value))
-    return Estimate(value, error, square.num_matvecs)
+    return Estimate(unit * value, unit * error, square.num_matvecs)
 
 
-# Functions of their own, not made at every call: what compiled programs are remembered by.
-TRACES: dict[str, Any] = {"xtrace": xtrace, "hutch++": hutchpp, "hutchinson": _hutchinson}
+# Functions of their own, not made at every call: what compiled programs are remembered by; with the products of one.
+TRACES: dict[str, Any] = {
+    "xtrace": (xtrace, lambda num_probes: 2 * num_probes),
+    "hutch++": (hutchpp, hutchpp_cost),
+    "hutchinson": (_hutchinson, lambda num_probes: num_probes),
+}
 SQUARES: dict[str, Any] = {
-    "hutchinson": partial(_hutchinson, sample=squared),
-    "hutch++": partial(hutchpp, square=True),
+    "hutchinson": (_hutchinson_square, lambda num_probes: num_probes),
+    "hutch++": (hutchpp_square, hutchpp_cost),
 }
 
 
 class Moving(NamedTuple):
-    """Running mean and scatter of the diagonal's samples; `v` is the next vector of signs."""
+    """Running mean and scatter (root of summed squares) of the diagonal's samples; `v` is the next vector of signs."""
 
     v: PyTree
     mean: PyTree
     scatter: PyTree
-    domain: Operator
     key: Any
 
 
 def _diagonal(op: Operator, key: Any, *, num_probes: int) -> Estimate:
     op, domain = ready(op), op.domain()
-    zeros, first = trees.zeros_like(space(op)), between(_signs, domain, jax.random.fold_in(key, 0))
-    begun = trees.vary_with(Moving(first, zeros, zeros, domain, None), op)._replace(key=key)
+    if op.streamed or together(op, num_probes) == num_probes:  # in one pass over the data, or at once
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_probes))
+        samples = sampled(op, Partial(_signs, domain), keys, _times)
+        value, error = (jax.tree.map(lambda x, part=part: mean(x)[part], samples) for part in (0, 1))
+        return Estimate(value, error, jnp.int32(num_probes))
+    zeros, first = trees.zeros_like(space(op)), _signs(domain, jax.random.fold_in(key, 0))
+    begun = trees.vary_with(Moving(first, zeros, zeros, None), op)._replace(key=key)
     done = repeat(op, _moved, begun, 0, num_probes)
-    error = lambda a: jnp.sqrt(a / (num_probes * (num_probes - 1))) if num_probes > 1 else jnp.full_like(a, jnp.nan)
-    return Estimate(done.mean, jax.tree.map(error, done.scatter), jnp.int32(num_probes))
+    unknown = jnp.nan if num_probes == 1 else 1 / math.sqrt(num_probes * (num_probes - 1))
+    return Estimate(done.mean, trees.scale(unknown, done.scatter), jnp.int32(num_probes))
 
 
-def _moved(s: Moving, w: PyTree, i: Any) -> Moving:
-    sample = jax.tree.map(jnp.multiply, s.v, w)
+def _times(z: PyTree, az: PyTree) -> PyTree:
+    return jax.tree.map(jnp.multiply, z, az)
+
+
+def _moved(s: Moving, w: PyTree, i: Any, domain: Operator) -> Moving:
+    def scatter(a, x, old, new):
+        # Its square grows by (x - old) (x - new), which is not negative but could vanish.
+        return jnp.hypot(a, jnp.sqrt(jnp.abs(x - old)) * jnp.sqrt(jnp.abs(x - new)))
+
+    sample = _times(s.v, w)
     moved = jax.tree.map(lambda m, x: m + (x - m) / (i + 1), s.mean, sample)
-    scatter = jax.tree.map(lambda a, x, old, new: a + (x - old) * (x - new), s.scatter, sample, s.mean, moved)
-    v = trees.vary_with(_signs(s.domain, jax.random.fold_in(s.key, i + 1)), s.mean)
-    return Moving(v, moved, scatter, s.domain, s.key)
+    v = trees.vary_with(_signs(domain, jax.random.fold_in(s.key, i + 1)), s.mean)
+    return Moving(v, moved, jax.tree.map(scatter, s.scatter, sample, s.mean, moved), s.key)

@@ -538,3 +538,12 @@ def test_an_nnx_module_whose_code_overrides_batch_statistics_is_told():
     model, params = adapters.nnx(Fixed(norm=True), statistics="batch")
     with pytest.raises(ValueError, match="took no statistics of the batch"):
         model(params, data()[0])
+
+
+@pytest.mark.parametrize("dropout", [KEY, "rows"])
+def test_dropout_that_is_not_on_is_refused(dropout):
+    net, (x, _) = Net(rate=0.5), data()
+    model, params = hj.adapters.linen(net, net.init(KEY, x), dropout=dropout)
+    inputs = (x, jax.random.split(KEY, len(x))) if isinstance(dropout, str) else x
+    with pytest.raises(ValueError, match="dropout= was given, but the module draws no random numbers"):
+        model(params, inputs)

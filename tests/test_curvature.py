@@ -252,3 +252,17 @@ def test_a_loss_that_fails_on_a_good_batch_fails_as_it_does():
     op = hj.Hessian(lambda p, x: x @ p, jnp.ones(3), jnp.ones((6, 2)))
     with pytest.raises(TypeError, match="dot_general"):
         op.mv(jnp.ones(3))
+
+
+def test_float16_sums_over_chunks_do_not_overflow():
+    loss, x = lambda p, x: 50 * (x @ p) ** 2, jnp.ones((4096, 1), "float16")
+    for chunk in (None, 512, 2048, 4095):
+        op = hj.Hessian(loss, jnp.zeros(1, "float16"), x, chunk=chunk)
+        assert op.mv(jnp.ones(1, "float16")).tolist() == [100.0]
+
+
+def test_a_loss_that_is_not_finite_is_not_taken_for_coupled_examples():
+    loss = lambda p, x: jnp.log(-jnp.abs(x @ p))  # NaN, with finite second derivatives
+    op = hj.Hessian(loss, jnp.ones(2), jnp.ones((4, 2)))
+    with pytest.raises(hj.OperatorError, match="NaN or infinite: the loss is not finite at these params"):
+        hj.check_operator(op, jax.random.key(0))

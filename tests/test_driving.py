@@ -41,7 +41,7 @@ ESTIMATORS = {
     "norm": lambda op, key: hj.frobenius_norm(op, key, num_probes=3),
     "deflated": lambda op, key: hj.logdet(hj.deflate(op, hj.eigsh(op, key, k=1)), key, shift=1.0, **FEW),
 }
-PASSES = {"lanczos": 3, "slq": 3, "negative fraction": 3, "xtrace": 2, "hutch++": 3, "norm": 1}
+PASSES = {"lanczos": 3, "slq": 3, "negative fraction": 3, "xtrace": 2, "hutch++": 3, "norm": 1, "diagonal": 1}
 BATCH = arrays("float32", X, SIGNS)
 
 
@@ -171,7 +171,8 @@ class Power(NamedTuple):
     steps: jax.Array
 
 
-def advance(state, w, i, *, by):
+def advance(state, w, i, domain, *, by):
+    assert (domain.size, domain.num_deflated) == (3, 0)
     return Power(w, state.steps + by * i)
 
 

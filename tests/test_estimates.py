@@ -73,26 +73,26 @@ def batches(errors):
     ],
 )
 def test_batches_are_taken_until_the_error_bar_is_met_or_the_budget_spent(given, count):
-    found = to_accuracy(OP, KEY, batches([1.0] * 8), **given)
+    found = to_accuracy(OP, KEY, batches([1.0] * 8), each=3, **given)
     assert int(found.num_matvecs) == 3 * count
     assert float(found.value) == pytest.approx((count + 1) / 2)
     assert float(found.std_error) == pytest.approx(count**-0.5, rel=1e-6)
 
 
 def test_an_unknown_error_stops_at_once():
-    found = to_accuracy(OP, KEY, batches([np.nan] * 8), rtol=0.1, max_matvecs=100)
+    found = to_accuracy(OP, KEY, batches([np.nan] * 8), rtol=0.1, each=3, max_matvecs=100)
     assert int(found.num_matvecs) == 3
     assert np.isnan(found.std_error)
 
 
 def test_errors_whose_squares_vanish_still_count():
-    found = to_accuracy(OP, KEY, batches([1e-30] * 8), atol=1.5e-30, max_matvecs=100)
+    found = to_accuracy(OP, KEY, batches([1e-30] * 8), atol=1.5e-30, each=3, max_matvecs=100)
     assert int(found.num_matvecs) == 6
     assert float(found.std_error) == pytest.approx(1e-30 / 2**0.5, rel=1e-5)
 
 
 def test_an_exact_estimate_is_enough():
-    found = to_accuracy(OP, KEY, batches([0.0] * 8), rtol=1e-9, max_matvecs=100)
+    found = to_accuracy(OP, KEY, batches([0.0] * 8), rtol=1e-9, each=3, max_matvecs=100)
     assert (float(found.value), float(found.std_error), int(found.num_matvecs)) == (1.0, 0.0, 3)
 
 
@@ -102,7 +102,7 @@ def test_accuracy_is_static_in_no_part_of_it():
     @jax.jit
     def run(rtol, budget):
         traces.append(1)
-        return to_accuracy(OP, KEY, batches([1.0] * 8), rtol=rtol, max_matvecs=budget).num_matvecs
+        return to_accuracy(OP, KEY, batches([1.0] * 8), rtol=rtol, each=3, max_matvecs=budget).num_matvecs
 
     assert [int(run(0.6, 100)), int(run(0.3, 100)), int(run(0.3, 9))] == [9, 15, 9]
     assert len(traces) == 1

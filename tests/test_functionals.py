@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from spectra import cover, diagonal, matrix, within
+from spectra import Count, Counted, cover, diagonal, matrix, within
 
 import hessjax as hj
 from hessjax import krylov
@@ -23,9 +23,9 @@ NODES, WEIGHTS = (
 GRID = np.linspace(-8, 12, 2001)
 
 
-def by_hand(dtype="float32", mass=1.0, resolution=0.0):
+def by_hand(dtype="float32", left_out=0.0, resolution=0.0):
     nodes, weights = jnp.asarray(NODES, dtype), jnp.asarray(WEIGHTS, dtype)
-    return hj.Quadrature(nodes, weights, jnp.asarray(resolution), jnp.int32(8), mass)
+    return hj.Quadrature(nodes, weights, jnp.asarray(resolution), jnp.int32(8), left_out)
 
 
 def gaussians(values, grid, width):
@@ -68,7 +68,7 @@ def test_functions_see_no_slot_that_is_not_used():
 
 
 def test_one_probe_has_no_error_bar():
-    one = jax.tree.map(lambda x: x[:1] if x.ndim else x, by_hand()._replace(mass=jnp.float32(1)))
+    one = jax.tree.map(lambda x: x[:1] if x.ndim else x, by_hand()._replace(left_out=jnp.float32(0)))
     assert np.isnan(hj.density(one, GRID[:3], width=1.0).std_error).all()
     assert np.isnan(hj.spectral_function(one, jnp.exp).std_error)
     assert float(hj.spectral_function(one, jnp.log).value) == pytest.approx(np.log(2) / 2)
@@ -118,7 +118,7 @@ def test_outliers_and_bulk_recombine_at_their_masses(float64):
     op = diagonal(OUTLIERS, "float64")
     atoms = hj.eigsh(op, KEY, k=2, which="LA")
     q = hj.slq(hj.deflate(op, atoms), KEY, num_probes=40)
-    assert float(q.mass) == pytest.approx(198 / 200)
+    assert float(q.left_out) == pytest.approx(2 / 200)
     assert float(np.abs(q.nodes).max()) < 1.1  # the outliers are gone
     grid = np.linspace(-2, 102, 4001)
     curve = hj.density(q, grid, width=0.2, atoms=atoms)
@@ -138,10 +138,12 @@ def test_outliers_and_bulk_recombine_at_their_masses(float64):
 
 
 def test_atoms_that_were_not_deflated_are_refused():
-    for mass, count in ((1.0, 2), (198 / 200, 3), (198 / 200, 1)):
+    for left_out, count in ((0.0, 2), (2 / 200, 3), (2 / 200, 1)):
         with pytest.raises(ValueError, match=r"take it of the deflated operator: slq\(deflate\(op, atoms\), key\)"):
-            hj.density(by_hand(mass=jnp.float32(mass)), GRID[:3], width=1.0, atoms=pairs([9.0, 8.0, 7.0][:count], 200))
-    hj.density(by_hand(mass=jnp.float32(198 / 200)), GRID[:3], width=1.0, atoms=pairs([9.0, 8.0], 200))
+            hj.density(
+                by_hand(left_out=jnp.float32(left_out)), GRID[:3], width=1.0, atoms=pairs([9.0, 8.0, 7.0][:count], 200)
+            )
+    hj.density(by_hand(left_out=jnp.float32(2 / 200)), GRID[:3], width=1.0, atoms=pairs([9.0, 8.0], 200))
 
 
 def test_a_full_rule_is_the_quadratic_form(float64):
@@ -196,3 +198,23 @@ def test_a_log_determinants_rtol_is_met():
     assert int(capped.num_matvecs) == 192
     with pytest.raises(ValueError, match="rtol must be above 0, got 0"):
         hj.logdet(diagonal(values), KEY, shift=1.0, rtol=0.0)
+
+
+def test_an_outlier_of_ten_million_eigenvalues_has_its_mass():
+    n = 10**7
+    op = diagonal(np.r_[[1e6], np.ones(n - 1)])
+    axis = jnp.zeros((1, n)).at[0, 0].set(1.0)
+    top = hj.Eigenpairs(jnp.array([1e6]), axis, jnp.zeros(1), jnp.array([True]), jnp.int32(1))
+    q = hj.slq(hj.deflate(op, top), KEY, num_steps=2, num_probes=2)
+    found = hj.spectral_function(q, lambda x: x, atoms=top)
+    assert float(found.value) * n == pytest.approx(1e6 + n - 1, rel=1e-6)
+    peak = hj.density(q, jnp.array([1e6]), width=1.0, atoms=top)
+    assert float(peak.value[0]) * n == pytest.approx((2 * np.pi) ** -0.5, rel=1e-5)
+
+
+def test_a_budget_counts_the_products_of_a_whole_batch_though_spaces_are_exhausted():
+    op, count = diagonal(np.r_[[3.0, 2.0], np.zeros(500)]), Count()
+    found = hj.logdet(Counted(op, count), KEY, shift=1.0, num_probes=4, rtol=1e-9, max_matvecs=1000)
+    jax.effects_barrier()
+    assert count.number == 3 * 64 * 4  # a fourth batch would not fit
+    assert int(found.num_matvecs) < 200  # no more than the rules rest on

@@ -246,3 +246,9 @@ def test_a_losss_hessian_has_its_ritz_values(float64):
     exact = hj.eigvalsh(op)  # three eigenvalues are the softmax's null directions, four of them: found once
     ritz = np.linalg.eigvalsh(tridiagonal(t))
     assert np.abs(ritz[:, None] - exact).min(1).max() < 1e-12
+
+
+def test_a_start_of_no_direction_is_refused():
+    for start in (np.zeros(4), np.full(4, np.nan)):
+        with pytest.raises(ValueError, match="start is zero or not finite"):
+            hj.lanczos(diagonal(np.ones(4)), KEY, num_steps=2, start=jnp.asarray(start, "float32"))

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse.linalg import eigsh
+from spectra import diagonal
 
 import hessjax as hj
 
@@ -95,3 +97,16 @@ def test_a_check_does_not_depend_on_the_scale(c):
     object.__setattr__(linear, "a", jnp.triu(A))  # what __init__ refuses
     with pytest.raises(hj.OperatorError, match="symmetric"):
         hj.check_operator(c * linear, jax.random.key(0))
+
+
+def test_integers_of_any_size_scale_and_shift():
+    op = diagonal(np.ones(2))
+    assert (2**40 * op).mv(jnp.ones(2)).tolist() == [2.0**40] * 2
+    assert hj.shift(op, 2**40).mv(jnp.ones(2)).tolist() == [2.0**40] * 2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_scipy_solves_for_half_precision_in_float32(dtype):
+    op = diagonal(np.r_[3.0, np.linspace(0, 1, 19)], dtype).to_scipy()
+    assert op.dtype == np.float32
+    assert eigsh(op, k=1)[0] == pytest.approx([3.0], rel=2e-2)

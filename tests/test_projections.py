@@ -181,3 +181,32 @@ NO_OPERATOR = {
 def test_what_is_no_operator_is_told_what_to_wrap(name, untyped):
     with pytest.raises(TypeError, match=r"wanted an operator such as hj\.Matrix\(a\)"):
         NO_OPERATOR[name](jnp.eye(3))
+
+
+BULK = np.r_[np.linspace(100.0, 101.0, 119), 200.0]  # far from the zeros that deflating makes
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_iterations_stay_in_the_space_of_a_deflated_operator(streamed):
+    a = jnp.asarray(matrix(BULK), "float32")
+    loss = lambda p, rows: p @ rows @ p / 2
+    whole = hj.Streamed(loss, jnp.zeros(120), [a]) if streamed else hj.Matrix(a)
+    op = hj.deflate(whole, hj.eigsh(whole, KEY, k=1))
+    low = hj.eigsh(op, KEY, k=2, which="SA")
+    assert low.converged.all()
+    np.testing.assert_allclose(low.values, BULK[:2], rtol=1e-5)
+    both = hj.eigsh(op, KEY, k=2, which="BE")
+    np.testing.assert_allclose(both.values, BULK[[0, -2]], rtol=1e-5)
+    for reorthogonalize in ("full", "none"):
+        t = hj.lanczos(op, KEY, num_steps=20, reorthogonalize=reorthogonalize)
+        ritz = np.linalg.eigvalsh(np.diag(t.alphas) + np.diag(t.betas[:-1], 1) + np.diag(t.betas[:-1], -1))
+        assert 99.99 < ritz[0] < ritz[-1] < 101.01
+    q = hj.slq(op, KEY, num_steps=20, num_probes=2)
+    assert float(q.resolution) == pytest.approx(1 / 20, rel=0.2)
+    assert float(hj.kpm(op, KEY, num_probes=2).nodes.min()) > 99.5
+    assert float(hj.logdet(op, KEY, num_steps=20).value) == pytest.approx(np.log(BULK[:-1]).sum(), rel=1e-3)
+
+
+def test_what_is_no_eigenpairs_is_told_so(untyped):
+    with pytest.raises(TypeError, match=r"eigenpairs is ArrayImpl, wanted what hj\.eigsh returns"):
+        hj.deflate(diagonal(np.ones(3)), jnp.ones(3))

@@ -217,3 +217,20 @@ def test_nested_trees_have_the_nodes_of_their_matrix(float64):
     assert within(hj.spectral_function(q, lambda x: x), exact.mean())
     used = np.asarray(q.nodes)[np.asarray(q.weights) > 0]
     assert np.abs(used[:, None] - exact).min(1).max() < 1e-9
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("width", [0.0, 1e-6, 1e-5])
+def test_kpm_of_a_spectrum_as_narrow_as_rounding_is_finite(width, dtype):
+    values = 3.3 * (1 + width * np.random.default_rng(0).standard_normal(50))
+    for seed in range(3):
+        q = hj.kpm(diagonal(values, dtype), jax.random.key(seed))
+        np.testing.assert_allclose(q.weights.sum(1), 1, rtol=1e-5)
+        mean = np.sum(np.asarray(q.nodes) * np.asarray(q.weights), 1)
+        np.testing.assert_allclose(mean, 3.3, atol=3 * float(q.resolution))
+
+
+def test_float16_is_not_asked_for_what_it_has_no_digits_for():
+    q = hj.slq(diagonal(np.full(10**6, 1e-4), "float16"), KEY, num_steps=4, num_probes=2)
+    seen = np.asarray(q.nodes)[np.asarray(q.weights) > 0]
+    np.testing.assert_allclose(seen, float(jnp.float16(1e-4)), rtol=5e-3)

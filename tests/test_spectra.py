@@ -144,3 +144,23 @@ def test_the_page_draws(found, tmp_path):
     seen = visit(hj.report(found, tmp_path / "one.html"), tmp_path / "visit")
     assert list(Page(seen.dom).drawings) == ["density"]
     assert all(count >= 1 for count in Page(seen.dom).drawings.values())
+
+
+def test_the_trace_of_what_is_all_outliers_has_an_error_of_rounding():
+    w = np.random.default_rng(0).standard_normal((100, 3))
+    a = jnp.asarray(w @ w.T, "float32")
+    a = (a + a.T) / 2
+    z = []
+    for seed in range(10):
+        found = hj.spectrum(hj.Matrix(a), jax.random.key(seed), k=3, num_probes=4, num_steps=8)
+        z.append((float(found.trace.value) - np.trace(np.asarray(a, float))) / float(found.trace.std_error))
+    assert np.abs(z).max() < 3
+    assert 0 < float(found.trace.std_error) < 1e-4 * float(found.trace.value)
+
+
+def test_bfloat16_outliers_converge_to_what_their_products_tell():
+    a = np.diag(np.r_[[9.0, 8.0, 7.0], np.random.default_rng(0).uniform(-1, 1, 97)])
+    found = hj.spectrum(hj.Matrix(jnp.asarray(a, "bfloat16")), jax.random.key(0), k=3)
+    assert found.outliers.converged.all()
+    np.testing.assert_allclose(found.outliers.values, [7, 8, 9], rtol=2e-2)
+    assert repr(found) == "Spectrum(100 eigenvalues: 3 one by one, the rest by 8 probes x 64 steps)"

@@ -1,5 +1,7 @@
 """Traces, norms, diagonals: exact where they must be, covered where they are random, repeated where asked."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from scipy import stats
 from spectra import Count, Counted, cover, diagonal, matrix, operator, within
 
 import hessjax as hj
-from hessjax import sketches
+from hessjax import driving, sketches
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -268,3 +270,60 @@ def test_bad_arguments_are_one_line(call, given, words, untyped):
         call(operator(np.ones(3)), KEY, **given)
     with pytest.raises(TypeError, match=r"wanted an operator such as hj\.Matrix\(a\)"):
         call(jnp.eye(3), KEY)
+
+
+@pytest.mark.parametrize("c", [1e-30, 1e-20, 1e18, 1e30])
+@pytest.mark.parametrize("method", METHODS)
+def test_estimates_scale_with_the_matrix_as_far_as_float32_goes(method, c):
+    a = SIGNED @ SIGNED
+    one, scaled = (hj.Matrix(jnp.asarray(s * a, "float32")) for s in (1.0, c))
+    for estimate in (hj.trace, hj.frobenius_norm):
+        if estimate is hj.frobenius_norm and method == "xtrace":
+            continue
+        want, got = (estimate(op, KEY, num_probes=20, method=method) for op in (one, scaled))
+        assert float(got.value) / c == pytest.approx(float(want.value), rel=1e-4)
+        assert float(got.std_error) / c == pytest.approx(float(want.std_error), rel=1e-2)
+    want, got = (hj.diagonal(op, KEY, num_probes=20) for op in (one, scaled))
+    np.testing.assert_allclose(np.asarray(got.std_error) / c, want.std_error, rtol=1e-3)
+
+
+def test_a_diagonal_one_vector_after_another_is_that_of_all_at_once(monkeypatch):
+    op = hj.Matrix(jnp.asarray(SIGNED, "float32"))
+    at_once = hj.diagonal(op, KEY, num_probes=7)
+    monkeypatch.setattr(driving, "CPU_SCALARS", 0)
+    jax.clear_caches()
+    one_by_one = hj.diagonal(op, KEY, num_probes=7)
+    np.testing.assert_allclose(one_by_one.value, at_once.value, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one_by_one.std_error, at_once.std_error, rtol=1e-4)
+
+
+def test_a_rounding_bar_is_of_the_size_of_rounding():
+    # bfloat16: products rounded one by one; float32: terms that cancel.
+    a = np.random.default_rng(7).standard_normal((512, 512)) / 512**0.5
+    half = jnp.asarray(a @ a.T, "bfloat16")
+    half = jnp.triu(half) + jnp.triu(half, 1).T
+    run = jax.jit(jax.vmap(lambda k: hj.trace(hj.Matrix(half), k, method="hutchinson")))
+    found = run(jax.random.split(KEY, 50))
+    exact = np.trace(np.asarray(half, float))
+    assert cover(found.value, found.std_error, exact) >= 0.9
+    assert float(found.std_error.mean()) < 3 * np.std(found.value)
+    d = np.r_[np.full(2048, 1e6), np.full(2048, -1e6)].astype("float32")
+    d[0] += 3
+    found = hj.trace(diagonal(d), KEY, method="hutchinson")
+    assert abs(float(found.value) - 3.0) <= 2 * float(found.std_error) < 1e6
+
+
+@pytest.mark.parametrize("estimate", [hj.trace, partial(hj.frobenius_norm, method="hutch++"), hj.diagonal])
+def test_of_nan_no_error_is_known(estimate):
+    found = estimate(diagonal([1.0, np.nan, 2.0]), KEY, num_probes=8)
+    assert np.isnan(np.asarray(found.std_error)).any()
+
+
+def test_two_vectors_of_hutchpp_have_no_error_bar_to_stop_at():
+    with pytest.raises(ValueError, match=r"rtol with hutch\+\+ needs num_probes of at least 3"):
+        hj.trace(diagonal(np.ones(9)), KEY, method="hutch++", num_probes=2, rtol=0.1)
+
+
+def test_hutchinsons_trace_has_a_gradient():
+    trace = lambda d: hj.trace(diagonal(d), KEY, num_probes=4, method="hutchinson").value
+    np.testing.assert_allclose(jax.grad(trace)(jnp.ones(3)), np.ones(3), rtol=1e-5)

@@ -117,7 +117,8 @@ def _check_fits(n: int, dtype: Any) -> None:
     if need > have:
         raise ValueError(
             f"a dense {n} x {n} {dtype} matrix and its workspace need {need / 2**30:.1f} GiB of the {have / 2**30:.1f} "
-            "GiB available; restrict the operator to fewer parameters or use its products (op.mv)."
+            "GiB available; restrict the operator to fewer parameters or use its products (op.mv, "
+            "hj.spectrum; on the command line --method slq)."
         )
 
 

@@ -55,8 +55,8 @@ def plain(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
-def frame(ax: Axes, title: str, note: str) -> None:
-    """A title above and a footnote below.
+def frame(ax: Axes, title: str, note: str, *, below: float | int = 34) -> None:
+    """A title above and a footnote so many points below.
 
     Example:
         >>> ax = given(None)
@@ -65,8 +65,8 @@ def frame(ax: Axes, title: str, note: str) -> None:
         'Losses'
     """
     ax.set_title(plain(title), fontsize=10.5, fontweight="bold", color=INK, loc="left", pad=8)
-    below = ax.annotate(plain(note), (1, 0), (0, -34), xycoords="axes fraction", textcoords="offset points")
-    below.set(fontsize=7.5, color=GREY, ha="right", va="top", annotation_clip=False)
+    foot = ax.annotate(plain(note), (1, 0), (0, -below), xycoords="axes fraction", textcoords="offset points")
+    foot.set(fontsize=7.5, color=GREY, ha="right", va="top", annotation_clip=False)
 
 
 def label(ax: Axes, x: str, y: str, *, size: float | int = 10) -> None:

@@ -224,8 +224,9 @@ def _words(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _save_figure(drawn: Any, path: Path) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         drawn.figure.savefig(path, dpi=150, bbox_inches="tight")
-    except (OSError, ValueError) as error:  # no such folder, no permission, or a suffix matplotlib does not know
+    except (OSError, ValueError) as error:  # no permission, a file for a folder, or a suffix matplotlib does not know
         raise ValueError(f"--output {path}: {error}") from error
     print(f"figure        {path}")
 

@@ -112,8 +112,8 @@ def _estimated(panel: panels.Estimated, ax: Axes | None) -> Axes:
     low, high = panel.low.clip(panel.floor), panel.high.clip(panel.floor)
     ax.fill_between(panel.grid, low, high, color=axes.BLUE, alpha=0.25, linewidth=0, label="95 %")
     ax.plot(panel.grid, panel.value.clip(panel.floor), color=axes.BLUE, linewidth=1.4, label="density")
-    tick = {"transform": ax.get_xaxis_transform(), "color": axes.INK, "linewidth": 1}
-    ax.vlines(panel.outliers, 0, 0.035, label="one by one", **tick)
+    tick = {"transform": ax.get_xaxis_transform(), "color": axes.INK, "markeredgewidth": 1}
+    ax.plot(panel.outliers, np.full(len(panel.outliers), 0.02), "|", markersize=9, label="one by one", **tick)
     ax.axvline(0, color=axes.GREY, linewidth=0.6)
     ax.legend(frameon=False, fontsize=8, loc="upper right")
     return ax
@@ -149,7 +149,7 @@ def _curves(panel: panels.Curves, ax: Axes | None) -> Axes:
 
 def _distributions(panel: panels.Distributions, ax: Axes | None) -> Axes:
     ax = axes.given(ax)
-    axes.frame(ax, panel.title, panel.note)
+    axes.frame(ax, panel.title, panel.note, below=46)  # labels take two lines here
     if not panel.parts:
         axes.label(ax, "", "")
         return axes.empty(ax)

@@ -241,12 +241,14 @@ def spectrum_facts(found: Spectrum) -> dict[str, str]:
         share += f" to {percent(negative.value + negative.unresolved)} %"
     lost = int((~np.asarray(found.outliers.converged)).sum())
     error = f"± {percent(negative.std_error)} % standard error"
+    below = f"(below −{number(float(negative.threshold))})"
+    if float(negative.unresolved) > 0.05:
+        below += "; more steps or a larger tol resolve more"
     facts = {
-        "negative": f"{share}, {error} (below −{number(float(negative.threshold))})",
+        "negative": f"{share}, {error} {below}",
         "trace": f"{number(float(found.trace.value), 5)} ± {number(float(found.trace.std_error), 2)} standard error",
-        "smallest": " ".join(number(float(v), 4) for v in values[values < 0][:4]) or "none of the largest in magnitude",
-        "largest": " ".join(number(float(v), 4) for v in values[values >= 0][-4:])
-        or "none of the largest in magnitude",
+        "smallest": " ".join(number(float(v), 4) for v in values[values < 0][:4]) or "none among those found",
+        "largest": " ".join(number(float(v), 4) for v in values[values >= 0][-4:]) or "none among those found",
         "bulk": f"{number(float(found.bulk.nodes.min()))} to {number(float(found.bulk.nodes.max()))}, "
         f"resolved to {number(float(found.bulk.resolution), 2)}",
         "products": f"{int(found.num_matvecs):,}",

@@ -71,8 +71,8 @@ def trace(
       Musco & Woodruff (2021), arXiv:2010.09649; Girard (1989), doi:10.1007/BF01395775; Hutchinson (1990),
       doi:10.1080/03610919008812866.
     """
-    limit = _checked(TRACES, method, op, num_probes, rtol, max_matvecs)
-    one, cost = TRACES[method]
+    one, cost = _named(TRACES, method)
+    limit = _limit(op, num_probes, rtol, max_matvecs, least=3 if method == "hutch++" else 2)
     if rtol is None:
         return run(one, op, key, num_probes=num_probes)
     return run(to_rtol, op, key, rtol, limit, one=one, num_probes=num_probes, each=cost(num_probes))
@@ -110,8 +110,8 @@ def frobenius_norm(
       >>> bool(abs(found.value - 5.0) <= 4 * found.std_error + 1e-5)
       True
     """
-    limit = _checked(SQUARES, method, op, num_probes, rtol, max_matvecs)
-    one, cost = SQUARES[method]
+    one, cost = _named(SQUARES, method)
+    limit = _limit(op, num_probes, rtol, max_matvecs, least=3 if method == "hutch++" else 2)
     if rtol is None:
         return run(_norm, op, key, one=one, num_probes=num_probes)
     return run(_norm_to_rtol, op, key, rtol, limit, one=one, num_probes=num_probes, each=cost(num_probes))
@@ -142,21 +142,26 @@ def diagonal(
 
     References: Bekas, Kokiopoulou & Saad (2007), Appl. Numer. Math. 57, doi:10.1016/j.apnum.2007.01.003.
     """
-    limit = _checked({"": None}, "", op, num_probes, rtol, max_matvecs)
+    limit = _limit(op, num_probes, rtol, max_matvecs)
     if rtol is None:
         return run(_diagonal, op, key, num_probes=num_probes)
     return run(to_rtol, op, key, rtol, limit, one=_diagonal, num_probes=num_probes, each=num_probes)
 
 
-def _checked(methods: dict[str, Any], method: str, op: Any, num_probes: Any, rtol: Any, max_matvecs: Any) -> int:
-    """The products that rtol may take."""
+def _named(methods: dict[str, Any], method: str) -> Any:
     if method not in methods:
         raise ValueError(f"method must be one of {', '.join(methods)}; got {method!r}.")
+    return methods[method]
+
+
+def _limit(op: Any, num_probes: Any, rtol: Any, max_matvecs: Any, *, least: int = 2) -> int:
+    """The products that rtol may take; an error bar needs `least` test vectors."""
     check_operand(op)
     check_count("num_probes", num_probes)
-    if rtol is not None and method == "hutch++" and num_probes < 3:
-        raise ValueError(f"rtol with hutch++ needs num_probes of at least 3, for an error bar; got {num_probes}.")
-    return check_accuracy("rtol", rtol, num_probes, max_matvecs)
+    limit = check_accuracy("rtol", rtol, num_probes, max_matvecs)
+    if rtol is not None and num_probes < least:
+        raise ValueError(f"rtol with hutch++ needs num_probes of at least {least}, for an error bar; got {num_probes}.")
+    return limit
 
 
 def _signs(domain: Operator, key: PRNGKey) -> PyTree:

@@ -110,7 +110,7 @@ def _linearized(op: Curvature) -> Linearized:
     zeros = trees.vary_like(trees.zeros_like(op.like), params)
     # A product is linear in v: its derivative at zero is itself, less all that does not depend on v. Leaves that are
     # zero whatever v is are made to depend on it, as jax 0.7 has no place for such constants in what it returns.
-    product = lambda v: trees.vary_like(op.product(v), v)
+    product = lambda v: jax.tree.map(lambda x, y: jnp.where(False, y, x), op.product(v), v)
     return Linearized(transposed_once(jax.linearize(product, zeros)[1], zeros), params)
 
 

@@ -228,6 +228,8 @@ def _products(op: Operator, block: PyTree) -> PyTree:
 
 
 def _is_scalar(c: Any) -> bool:
+    if isinstance(c, int | float):
+        return True
     return not isinstance(c, Operator | str) and jnp.ndim(c) == 0 and not jnp.iscomplexobj(c)
 
 

@@ -297,7 +297,7 @@ class Domain(Operator):
         return self.structure.unflatten(self.leaves)
 
     def product(self, v: PyTree) -> PyTree:
-        raise NotImplementedError("a domain is where an operator acts, and has no products.")
+        raise TypeError("a domain is where an operator acts, and has no products; multiply with the operator itself.")
 
 
 class Wrapper(Operator):

@@ -110,3 +110,11 @@ def test_scipy_solves_for_half_precision_in_float32(dtype):
     op = diagonal(np.r_[3.0, np.linspace(0, 1, 19)], dtype).to_scipy()
     assert op.dtype == np.float32
     assert eigsh(op, k=1)[0] == pytest.approx([3.0], rel=2e-2)
+
+
+def test_a_domain_has_the_dimensions_and_no_products():
+    op = diagonal(np.ones(3))
+    domain = (2 * op).domain()
+    assert (domain.size, domain.num_deflated, domain.like) == (3, 0, op.like)
+    with pytest.raises(TypeError, match="a domain is where an operator acts, and has no products"):
+        domain.mv(jnp.ones(3))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import jax
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from hessjax import rows, trees
+from hessjax.contractions import contracted_once
+from hessjax.jaxprs import linearized_once
 from hessjax.objective import PRECISION, loss_form, losses
 from hessjax.operators import Operator, pytree
 from hessjax.transposes import transposed_once
@@ -63,10 +66,10 @@ class Curvature(Operator):
         count, total = self._num_rows(), rows.sum_over_chunks(part, self._data(), self.chunk)
         return jax.tree.map(lambda x, like: (x / count).astype(like.dtype), total, v)
 
-    def linearized(self) -> Operator:
+    def linearized(self, num_products: int = 1) -> Operator:
         if self.chunk is not None:  # the residuals of all chunks at once would be the memory chunk= saves
             return self
-        return _linearized(self)
+        return _linearized(self, num_products)
 
     def _arrays(self) -> PyTree:
         return jax.tree.map(jnp.asarray, self.params)
@@ -104,14 +107,16 @@ class Linearized(Operator):
         return self.push(trees.vary_like(v, self.point))
 
 
-@jax.jit  # what jax.linearize returns is static and new each time: compiled, it is one and the same at every params
-def _linearized(op: Curvature) -> Linearized:
+# What jax.linearize returns is static and new each time: compiled, it is one and the same at every params.
+@partial(jax.jit, static_argnames="num_products")
+def _linearized(op: Curvature, num_products: int) -> Linearized:
     params = op._arrays()
     zeros = trees.vary_like(trees.zeros_like(op.like), params)
     # A product is linear in v: its derivative at zero is itself, less all that does not depend on v. Leaves that are
     # zero whatever v is are made to depend on it, as jax 0.7 has no place for such constants in what it returns.
     product = lambda v: jax.tree.map(lambda x, y: jnp.where(False, y, x), op.product(v), v)
-    return Linearized(transposed_once(jax.linearize(product, zeros)[1], zeros), params)
+    push = contracted_once(linearized_once(product, zeros), zeros, num_products)
+    return Linearized(transposed_once(push, zeros), params)
 
 
 COUPLED = (

@@ -46,12 +46,18 @@ def _compiled(function: Callable, static: tuple[str, ...]) -> Callable:
     return jax.jit(function, static_argnames=static)
 
 
-def ready(op: Operator) -> Operator:
-    """The operator an iteration should use: linearised, if what that keeps fits a quarter of the memory left."""
+def ready(op: Operator, num_products: int) -> Operator:
+    """The operator that so many products should be taken of: linearised, if that keeps at most a quarter of the memory.
+
+    As far as fits: for many products, or one, or not at all.
+    """
     if op.streamed:
         return op
-    kept = jax.eval_shape(lambda o: o.linearized(), op)
-    return op.linearized() if _held(kept) <= memory_available() // 4 else op
+    for count in (num_products, 1):
+        kept = jax.eval_shape(lambda o, count=count: o.linearized(count), op)
+        if _held(kept) <= memory_available() // 4:
+            return op.linearized(count)
+    return op
 
 
 def _held(op: Operator) -> int:

@@ -160,5 +160,5 @@ def to_rtol(
       >>> int(found.num_matvecs)
       9
     """
-    op, bars = ready(op), {"num_probes": num_probes, "rtol": rtol, "each": each, "max_matvecs": max_matvecs}
+    op, bars = ready(op, each), {"num_probes": num_probes, "rtol": rtol, "each": each, "max_matvecs": max_matvecs}
     return to_accuracy(op, key, lambda k: one(op, k, *args, num_probes=num_probes, **options), **bars)

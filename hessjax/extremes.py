@@ -130,7 +130,7 @@ def _rows(op: Operator, k: int, size: int, asked: int | None) -> int:
 
 
 def _eigsh(op: Operator, key: Any, rtol: Any, limit: Any, *, k: int, which: str, rows: int) -> Eigenpairs:
-    op, rounding, domain = ready(op), eps(op), op.domain()
+    op, rounding, domain = ready(op, rows), eps(op), op.domain()
     tol = jnp.maximum(rtol / 2, 4 * rounding)  # half, so that what is measured in the end is within rtol
 
     def cycle(s: Search) -> Search:

@@ -1,16 +1,23 @@
-"""Equations of a traced program replaced by those of a function, for modules that rewrite programs for a compiler."""
+"""Traced programs, for modules that rewrite them for a compiler: what a linearisation keeps, equations replaced."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import JaxprEqn, Literal
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jaxtyping import Array, PyTree
 
 from hessjax import trees
 
-__all__ = ["may_rewrite", "spliced", "struct"]
+__all__ = ["Kept", "fresh", "linear_in", "linearized_once", "may_rewrite", "spliced", "struct"]
+
+CALLS = {"jit", "pjit"}  # of compiled functions inside a program; the name changed in jax 0.7
 
 
 def may_rewrite() -> bool:
@@ -23,11 +30,169 @@ def may_rewrite() -> bool:
     return jax.default_backend() == "cpu" and not trees.in_shard_map()
 
 
+def linearized_once(function: Callable[[PyTree], PyTree], v: PyTree) -> Callable[[PyTree], PyTree]:
+    """What `jax.linearize(function, v)[1]` is, with arrays that are computed twice kept once, where `may_rewrite`.
+
+    Example:
+      >>> twice = lambda x: (jnp.sin(x), jnp.sin(x))
+      >>> [len(jax.tree.leaves(push)) for push in (jax.linearize(twice, 1.0)[1], linearized_once(twice, 1.0))]
+      [2, 1]
+    """
+    if not may_rewrite():
+        return jax.linearize(function, v)[1]
+    structures = []
+
+    def residuals(v: PyTree) -> list[Array]:
+        leaves, structure = jax.tree.flatten(jax.linearize(function, v)[1])
+        structures.append(structure)
+        return [*map(jnp.asarray, leaves)]
+
+    closed = jax.make_jaxpr(residuals)(v)
+    names = _representatives(closed.jaxpr)
+    arrays = jaxpr_as_fun(closed)(*jax.tree.leaves(v))
+    first: dict[Any, Array] = {}
+    once = [
+        x if isinstance(var, Literal) else first.setdefault(names.get(var, var), x)
+        for var, x in zip(closed.jaxpr.outvars, arrays, strict=True)
+    ]
+    return Kept.of(structures[0].unflatten(once), v).function()
+
+
+def _representatives(jaxpr: Jaxpr) -> dict[Any, Any]:
+    """Of every variable that is computed as an earlier one is, that one."""
+    names: dict[Any, Any] = {}
+    seen: dict[Any, list[Any]] = {}
+    for eqn in jaxpr.eqns:
+        inputs = tuple(_name(atom, names) for atom in eqn.invars)
+        key = (eqn.primitive, tuple(sorted(eqn.params.items())), inputs)
+        if eqn.effects or not _hashable(key):
+            continue
+        names |= dict(zip(eqn.outvars, seen.setdefault(key, eqn.outvars), strict=True))
+    return names
+
+
+def _name(atom: Any, names: dict[Any, Any]) -> Any:
+    if not isinstance(atom, Literal):
+        return names.get(atom, atom)
+    return (str(atom.aval), atom.val.item() if hasattr(atom.val, "item") else atom.val)
+
+
+def _hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+class Kept(NamedTuple):
+    """A linear function as a program: equations from the variables it keeps, with their arrays, and its arguments.
+
+    `template` has its arguments and results.
+    """
+
+    template: Jaxpr
+    kept: dict[Any, Array]
+    eqns: list[JaxprEqn]
+    structure: Any  # of the result
+
+    @classmethod
+    def of(cls, push: Callable[[PyTree], PyTree], v: PyTree) -> Kept:
+        """The program of `push` at vectors like `v`, without compiled functions inside it or implicit broadcasts."""
+        closed, shape = jax.make_jaxpr(push, return_shape=True)(v)
+        kept = dict(zip(closed.jaxpr.constvars, map(jnp.asarray, closed.consts), strict=True))
+        eqns = [plain for eqn in closed.eqns for plain in _plain(eqn)]
+        linear = linear_in(closed.jaxpr.invars, eqns)
+        eqns = [whole for eqn in eqns for whole in _whole(eqn, linear)]
+        return cls(closed.jaxpr, kept, eqns, jax.tree.structure(shape))
+
+    def function(self) -> Callable[[PyTree], PyTree]:
+        """It as a function, a pytree whose leaves are what it uses of what is kept."""
+        eqns, used = _live(self.eqns, self.template.outvars)
+        kept = {var: x for var, x in self.kept.items() if var in used}
+        jaxpr = self.template.replace(constvars=[*kept], eqns=eqns)  # the constants in order, not yet their values
+        return jax.tree_util.Partial(_Program(jaxpr, self.structure), [*kept.values()])
+
+
+@dataclass(frozen=True, eq=False)
+class _Program:
+    """A program without its constants, static where operators are pytrees: equal to itself alone."""
+
+    jaxpr: Jaxpr
+    structure: Any
+
+    def __call__(self, consts: list[Array], v: PyTree) -> PyTree:
+        return self.structure.unflatten(jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*jax.tree.leaves(v)))
+
+
+def _live(all_eqns: list[JaxprEqn], results: Sequence[Any]) -> tuple[list[JaxprEqn], set[Any]]:
+    """The equations that results depend on, and all variables in use."""
+    used = {x for x in results if not isinstance(x, Literal)}
+    eqns = []
+    for eqn in reversed(all_eqns):
+        if eqn.effects or not used.isdisjoint(eqn.outvars):
+            eqns.insert(0, eqn)
+            used |= {x for x in eqn.invars if not isinstance(x, Literal)}
+    return eqns, used
+
+
+def _plain(eqn: JaxprEqn) -> list[JaxprEqn]:
+    """An equation, or those of the compiled function it calls."""
+    if eqn.primitive.name not in CALLS or not _can_be_spliced(eqn.params["jaxpr"]):
+        return [eqn]
+    inner = spliced(jaxpr_as_fun(eqn.params["jaxpr"]), eqn.invars, eqn.outvars)
+    return [plain for each in inner for plain in _plain(each)]
+
+
+def _can_be_spliced(program: ClosedJaxpr) -> bool:
+    computed, results = {var for eqn in program.eqns for var in eqn.outvars}, program.jaxpr.outvars
+    found = {x for x in results if not isinstance(x, Literal) and x in computed}
+    return not program.consts and len(found) == len(results)
+
+
+def _whole(eqn: JaxprEqn, linear: set[Any]) -> list[JaxprEqn]:
+    """An elementwise equation with the broadcasts of its variable arguments, which it may imply, written out."""
+    if eqn.primitive.name not in ("add", "sub", "mul", "div"):
+        return [eqn]
+    [shape], inputs, before = (struct(x).shape for x in eqn.outvars), list(eqn.invars), []
+    for k, x in enumerate(inputs):
+        if not isinstance(x, Literal) and x in linear and struct(x).shape != shape:
+            broadcast = partial(lax.broadcast_in_dim, shape=shape, broadcast_dimensions=range(struct(x).ndim))
+            inputs[k] = fresh(jax.ShapeDtypeStruct(shape, struct(x).dtype))
+            before += spliced(broadcast, [x], [inputs[k]])
+    return [*before, eqn.replace(invars=inputs)]
+
+
+def fresh(like: Any) -> Any:
+    """A new variable of the shape and dtype of `like`.
+
+    Example:
+      >>> fresh(jax.ShapeDtypeStruct((2,), "float32")).aval.shape
+      (2,)
+    """
+    return jax.make_jaxpr(lambda x: x)(like).jaxpr.invars[0]
+
+
+def linear_in(arguments: Sequence[Any], eqns: list[JaxprEqn]) -> set[Any]:
+    """The variables of a program that its arguments are part of; all others are constant.
+
+    Example:
+      >>> jaxpr = jax.make_jaxpr(lambda x: jnp.stack([jnp.zeros(2), 2.0 * x])[1])(jnp.ones(2)).jaxpr
+      >>> found = linear_in(jaxpr.invars, jaxpr.eqns)
+      >>> [eqn.primitive.name for eqn in jaxpr.eqns if found.isdisjoint(eqn.outvars)][0]
+      'broadcast_in_dim'
+    """
+    found = {*arguments}
+    for eqn in eqns:
+        if any(not isinstance(x, Literal) and x in found for x in eqn.invars):
+            found |= {*eqn.outvars}
+    return found
+
+
 def spliced(function: Callable, inputs: Sequence[Any], outputs: Sequence[Any]) -> list[JaxprEqn]:
     """The equations of `function`, which must close over no arrays, from and to the variables of another program.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> [eqn] = jax.make_jaxpr(jnp.sin)(1.0).eqns
       >>> [e.primitive.name for e in spliced(lambda x: -jnp.cos(x), eqn.invars, eqn.outvars)]
       ['cos', 'neg']

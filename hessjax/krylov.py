@@ -109,7 +109,7 @@ def lanczos(
 def _lanczos(op: Operator, key: Any, start: PyTree, *, num_steps: int, full: bool) -> Tridiagonal:
     steps = min(num_steps, _dimension(op))
     v = unit_start(op, key) if start is None else _unit(op, start)
-    done = repeat(ready(op), _step, _begin(op, v, steps, full), 0, steps, ended=_ended, eps=eps(op)).run
+    done = repeat(ready(op, steps), _step, _begin(op, v, steps, full), 0, steps, ended=_ended, eps=eps(op)).run
     pad = num_steps - steps
     wider = lambda x: jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
     return Tridiagonal(wider(done.alphas), wider(done.betas), jax.tree.map(wider, done.basis), done.num_steps_done)
@@ -148,7 +148,7 @@ def tridiagonals(op: Operator, key: PRNGKey, *, num_steps: int, num_probes: int,
       (4, 2)
     """
     steps = min(num_steps, _dimension(op))
-    keys, full, op = jax.random.split(key, num_probes), full or steps == _dimension(op), ready(op)
+    keys, full, op = jax.random.split(key, num_probes), full or steps == _dimension(op), ready(op, steps * num_probes)
     begin = lambda k: _begin(op, unit_start(op, k), steps, full)
     forget = lambda state: state.run._replace(basis=None)
     if op.streamed:  # one pass over the data multiplies the vectors of all probes

@@ -95,7 +95,7 @@ def _negative_fraction(op: Operator, key: Any, tol: Any, *, num_steps: int, num_
 
 
 def _to_accuracy(op: Operator, key: Any, tol: Any, atol: Any, max_matvecs: Any, **options: Any) -> Fraction:
-    op = ready(op)
+    op = ready(op, cost(op, options["num_steps"], options["num_probes"]))
     first = _negative_fraction(op, jax.random.fold_in(key, 0), tol, **options)
 
     def estimate(one: Fraction) -> Estimate:

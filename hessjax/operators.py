@@ -95,8 +95,13 @@ class Operator(abc.ABC):
             return jax.tree.map(lambda *x: jnp.stack(x), *map(self.product, vectors))
         return _products(self, block)
 
-    def linearized(self) -> Operator:
-        """The same operator with the work shared by all products done once; itself where there is none."""
+    def linearized(self, num_products: int = 1) -> Operator:
+        """The same operator with the work shared by all products done once; itself where there is none.
+
+        Args:
+          num_products: how many products are to be taken of it. Work that only many make up for, and the memory of its
+            results, is left where they do not.
+        """
         return self
 
     @property
@@ -272,8 +277,8 @@ class Sum(Operator):
     def _add(self, av: PyTree, bv: PyTree) -> PyTree:
         return jax.tree.map(lambda x, y: (x + y).astype(x.dtype), av, bv)
 
-    def linearized(self) -> Operator:
-        return Sum(self.a.linearized(), self.b.linearized())
+    def linearized(self, num_products: int = 1) -> Operator:
+        return Sum(self.a.linearized(num_products), self.b.linearized(num_products))
 
     @property
     def streamed(self) -> bool:
@@ -342,8 +347,8 @@ class Scaled(Wrapper):
     def products(self, block: PyTree) -> PyTree:
         return trees.scale(self.c, self.a.products(block))
 
-    def linearized(self) -> Operator:
-        return Scaled(self.a.linearized(), self.c)
+    def linearized(self, num_products: int = 1) -> Operator:
+        return Scaled(self.a.linearized(num_products), self.c)
 
 
 @final
@@ -361,8 +366,8 @@ class Shifted(Wrapper):
     def products(self, block: PyTree) -> PyTree:
         return trees.add(self.a.products(block), trees.scale(self.c, block))
 
-    def linearized(self) -> Operator:
-        return Shifted(self.a.linearized(), self.c)
+    def linearized(self, num_products: int = 1) -> Operator:
+        return Shifted(self.a.linearized(num_products), self.c)
 
 
 def shift(op: Operator, c: Scalar) -> Operator:

@@ -51,8 +51,8 @@ class Deflated(Wrapper):
         project = jax.vmap(self._project)
         return project(self.a.products(project(block)))
 
-    def linearized(self) -> Operator:
-        return Deflated(self.a.linearized(), self.vectors)
+    def linearized(self, num_products: int = 1) -> Operator:
+        return Deflated(self.a.linearized(num_products), self.vectors)
 
     @property
     def num_deflated(self) -> int:
@@ -143,8 +143,8 @@ class Restricted(Operator):
         leaves, structure = jax.tree.flatten(v)
         return structure.unflatten([x if kept else None for x, kept in zip(leaves, self.keep, strict=True)])
 
-    def linearized(self) -> Operator:
-        return Restricted(self.a.linearized(), self.keep)
+    def linearized(self, num_products: int = 1) -> Operator:
+        return Restricted(self.a.linearized(num_products), self.keep)
 
     @property
     def streamed(self) -> bool:

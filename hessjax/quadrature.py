@@ -188,7 +188,7 @@ def kpm(op: Operator, key: PRNGKey, *, num_moments: int = 128, num_probes: int =
 
 def _kpm(op: Operator, key: PRNGKey, *, num_moments: int, num_probes: int) -> Quadrature:
     for_bounds, for_probes = jax.random.split(key)
-    op = ready(op)
+    op = ready(op, BOUND_STEPS + num_moments // 2 * num_probes)
     centre, radius, num_bound = _enclosure(op, for_bounds, num_moments)
     keys, steps = jax.random.split(for_probes, num_probes), num_moments // 2
 

@@ -75,7 +75,7 @@ def hutchpp(op: Operator, key: Any, *, num_probes: int) -> Estimate:
     """tr A: exactly on the range of half the vectors, from the other half on its complement."""
     if num_probes >= op.size - op.num_deflated:
         return _exact(op)
-    op = ready(op)
+    op = ready(op, hutchpp_cost(num_probes))
     basis, image, left, rest = _halves(op, key, num_probes)
     held = jnp.diagonal(trees.gram(basis, image))
     samples = sampled(op, left, rest, trees.dot)
@@ -91,7 +91,7 @@ def hutchpp_square(op: Operator, key: Any, *, num_probes: int, unit: Any = None)
         lengths = _along_axes(op, image_length)
         square, _, unit = mean_square(lengths, unit)
         return Estimate(len(lengths) * square, 0 * square, jnp.int32(op.size)), unit
-    op = ready(op)
+    op = ready(op, hutchpp_cost(num_probes))
     _, image, left, rest = _halves(op, key, num_probes)
     lengths, held = sampled(op, left, rest, image_length), _lengths(image)
     if unit is None:
@@ -142,7 +142,7 @@ def _exact(op: Operator) -> Estimate:
 
 
 def _along_axes(op: Operator, sample: Callable) -> Float[Array, " n"]:
-    return sampled(ready(op), Partial(_axis, op.domain()), jnp.arange(op.size), sample)
+    return sampled(ready(op, op.size), Partial(_axis, op.domain()), jnp.arange(op.size), sample)
 
 
 def _axis(domain: Operator, j: Any) -> PyTree:
@@ -189,7 +189,7 @@ class Sketch(NamedTuple):
 
 def xtrace(op: Operator, key: Any, *, num_probes: int) -> Estimate:
     """tr A from num_probes sketches that each leave one test vector out, for the vector to estimate the rest."""
-    size, op = op.size - op.num_deflated, ready(op)
+    size, op = op.size - op.num_deflated, ready(op, 2 * num_probes)
     if num_probes >= size:
         return _exact(op)
     sketch = _sketch(op, key, num_probes)

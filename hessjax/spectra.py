@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from hessjax import trees
 from hessjax.arguments import check_count
-from hessjax.driving import ready, run
+from hessjax.driving import run
 from hessjax.estimates import Estimate
 from hessjax.extremes import eigsh
 from hessjax.functionals import Curve, density, spectral_function
@@ -154,7 +154,7 @@ def spectrum(
 
 
 def _bulk(op: Operator, key: Any, tol: Any, known: Float[Array, " k"], *, num_steps: int, num_probes: int):
-    t = tridiagonals(ready(op), key, num_steps=num_steps, num_probes=num_probes, full=False)
+    t = tridiagonals(op, key, num_steps=num_steps, num_probes=num_probes, full=False)
     return gauss(t, op, num_steps), bounds(t, op, tol, known if len(known) else None)
 
 

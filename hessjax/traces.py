@@ -170,7 +170,7 @@ def _signs(domain: Operator, key: PRNGKey) -> PyTree:
 
 def _hutchinson(op: Operator, key: Any, *, num_probes: int) -> Estimate:
     keys = jax.random.split(key, num_probes)
-    samples, sizes = sampled(ready(op), Partial(_signs, op.domain()), keys, _dot_and_size)
+    samples, sizes = sampled(ready(op, num_probes), Partial(_signs, op.domain()), keys, _dot_and_size)
     value, error = mean(samples)
     return Estimate(value, jnp.hypot(error, rounding(op, jnp.mean(sizes))), jnp.int32(num_probes))
 
@@ -183,7 +183,7 @@ def _dot_and_size(z: PyTree, az: PyTree) -> tuple[Array, Array]:
 def _hutchinson_square(op: Operator, key: Any, *, num_probes: int, unit: Any = None) -> tuple[Estimate, Array]:
     """||A||_F^2 in units of unit^2, and the unit, chosen where None is given."""
     keys = jax.random.split(key, num_probes)
-    lengths = sampled(ready(op), Partial(_signs, op.domain()), keys, image_length)
+    lengths = sampled(ready(op, num_probes), Partial(_signs, op.domain()), keys, image_length)
     value, error, unit = mean_square(lengths, unit)
     return Estimate(value, jnp.hypot(error, rounding(op, value)), jnp.int32(num_probes)), unit
 
@@ -193,7 +193,7 @@ def _norm(op: Operator, key: Any, *, one: Any, num_probes: int) -> Estimate:
 
 
 def _norm_to_rtol(op: Operator, key: Any, rtol: Any, limit: Any, *, one: Any, num_probes: int, each: int) -> Estimate:
-    op = ready(op)
+    op = ready(op, each)
     first, unit = one(op, jax.random.fold_in(key, 0), num_probes=num_probes)
     more = lambda k: one(op, k, num_probes=num_probes, unit=unit)[0]
     bars = {"num_probes": num_probes, "rtol": 2 * rtol, "each": each, "max_matvecs": limit}  # a root errs by half
@@ -229,7 +229,7 @@ class Moving(NamedTuple):
 
 
 def _diagonal(op: Operator, key: Any, *, num_probes: int) -> Estimate:
-    op, domain = ready(op), op.domain()
+    op, domain = ready(op, num_probes), op.domain()
     if op.streamed or together(op, num_probes) == num_probes:  # in one pass over the data, or at once
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_probes))
         samples = sampled(op, Partial(_signs, domain), keys, _times)

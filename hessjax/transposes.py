@@ -8,16 +8,15 @@ factor is the same at every step. It is kept as its transpose as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array, PyTree
 
-from hessjax.jaxprs import may_rewrite, spliced, struct
+from hessjax.jaxprs import Kept, fresh, may_rewrite, spliced, struct
 
 __all__ = ["transposed_once"]
 
@@ -37,29 +36,16 @@ def transposed_once(push: Callable[[PyTree], PyTree], v: PyTree) -> Callable[[Py
     """
     if not may_rewrite():
         return push
-    closed, shape = jax.make_jaxpr(push, return_shape=True)(v)
-    kept = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    program = Kept.of(push, v)
     names: dict[tuple[Any, tuple[int, ...]], Any] = {}  # of the transposes: (variable, order of axes) -> variable
     eqns: list[JaxprEqn] = []
-    for eqn in closed.eqns:
-        form = _form(eqn, kept)
+    for eqn in program.eqns:
+        form = _form(eqn, program.kept)
         eqns += [eqn] if form is None else _rewritten(eqn, form, names)
     if not names:
         return push
-    more = {name: lax.transpose(kept[var], order) for (var, order), name in names.items()}
-    jaxpr = closed.jaxpr.replace(constvars=[*kept, *more], eqns=eqns)
-    return jax.tree_util.Partial(_Program(jaxpr, jax.tree.structure(shape)), [*kept.values(), *more.values()])
-
-
-@dataclass(frozen=True, eq=False)
-class _Program:
-    """A program without its constants, static where operators are pytrees: equal to itself alone."""
-
-    jaxpr: Jaxpr
-    structure: Any
-
-    def __call__(self, consts: list[Array], v: PyTree) -> PyTree:
-        return self.structure.unflatten(jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*jax.tree.leaves(v)))
+    more = {name: lax.transpose(program.kept[var], order) for (var, order), name in names.items()}
+    return program._replace(kept=program.kept | more, eqns=eqns).function()
 
 
 class _Form(NamedTuple):
@@ -89,8 +75,7 @@ def _rewritten(eqn: JaxprEqn, form: _Form, names: dict) -> list[JaxprEqn]:
     """The equations that take the product with the transpose on the left; a transpose not yet named is named."""
     var, other = eqn.invars[form.operand], eqn.invars[1 - form.operand]
     if (var, form.order) not in names:
-        transpose = jax.eval_shape(lambda x: lax.transpose(x, form.order), struct(var))
-        names[var, form.order] = jax.make_jaxpr(lambda x: x)(transpose).jaxpr.invars[0]
+        names[var, form.order] = fresh(jax.eval_shape(lambda x: lax.transpose(x, form.order), struct(var)))
     options = {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
     return spliced(partial(_product, form=form, **options), [names[var, form.order], other], eqn.outvars)
 

@@ -199,10 +199,25 @@ def test_until_stops_before_the_first_step_where_all_is_done(streamed):
 def test_an_operator_is_linearised_where_memory_allows(monkeypatch):
     op = hj.Hessian(logistic, jnp.zeros(4), BATCH)
     streamed = hj.Streamed(logistic, jnp.zeros(4), Loader(BATCH))
-    assert isinstance(driving.ready(op), type(op.linearized()))
-    assert driving.ready(streamed) is streamed
+    assert isinstance(driving.ready(op, 9), type(op.linearized()))
+    assert driving.ready(streamed, 9) is streamed
     monkeypatch.setattr(driving, "memory_available", lambda: 0)
-    assert driving.ready(op) is op
+    assert driving.ready(op, 9) is op
+
+
+def test_it_is_linearised_for_as_many_products_as_fit(monkeypatch):
+    """What is made once for 10,000 products, 50 x 80 x 50 numbers, is more than one keeps: twice 1000 x 50."""
+    x, y = jax.random.normal(KEY, (1000, 50)), jnp.ones(1000)
+    loss = lambda p, batch: (jax.nn.relu(jax.nn.relu(batch[0] @ p[0]) @ p[1]).sum(1) - batch[1]) ** 2
+    op = hj.Hessian(loss, (jax.random.normal(KEY, (50, 80)), jax.random.normal(KEY, (80, 50))), (x, y))
+    held = lambda linear: sum(leaf.nbytes for leaf in jax.tree.leaves(linear))
+    one, many = held(op.linearized(1)), held(op.linearized(10_000))
+    assert many > one
+    assert held(driving.ready(op, 10_000)) == many
+    monkeypatch.setattr(driving, "memory_available", lambda: 4 * (many - 1))
+    assert held(driving.ready(op, 10_000)) == one
+    monkeypatch.setattr(driving, "memory_available", lambda: 4 * (one - 1))
+    assert driving.ready(op, 10_000) is op
 
 
 def test_iterations_are_in_float32_at_least(dtype):

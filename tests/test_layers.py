@@ -16,7 +16,9 @@ DATA = ["landscapes.base", "landscapes.data"]
 LAYERS = [
     ["arguments", "config", "devices", "progress", "stacks", "store", "trees", *DATA],
     ["jaxprs", "rows"],
-    ["convolutions", "transposes"],
+    ["convolutions", "masks", "transposes"],
+    ["rowsums"],
+    ["contractions"],
     ["operators"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections"],
     ["curvature", "estimates", "krylov", "landscapes.networks", "landscapes.surfaces", "train"],

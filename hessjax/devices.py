@@ -97,12 +97,17 @@ def describe() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    """The processor's name; of one without a number, as virtual machines have them, also its family and model."""
     try:
         with open("/proc/cpuinfo") as f:
-            names = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
+            pairs = (line.partition(":") for line in f)
+            facts = {name.strip(): value.strip() for name, _, value in pairs}
     except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        facts = {}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if any(c.isdigit() for c in name) or not {"cpu family", "model"} <= facts.keys():
+        return name
+    return f"{name} family {facts['cpu family']} model {facts['model']}"
 
 
 def lane_mesh(width: int) -> Any:

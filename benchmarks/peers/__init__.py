@@ -22,6 +22,7 @@ from benchmarks.harness import Program
 __all__ = ["Peer", "started"]
 
 WORKER = Path(__file__).with_name("worker.py")
+LAYER = "matrix product, torch"
 NAMES = ("pyhessian", "hessian-eigenthings", "curvlinops-for-pytorch")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # this process held them to one; PyTorch may have all cores
 
@@ -29,7 +30,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # this process held them 
 class Peer(NamedTuple):
     """A rival: its name with versions, what runs it, and the starts of its probes, flat in PyTorch's order, if known.
 
-    The program's answer has `nodes` and `weights`, a row per probe, or says why not in `failed`.
+    The program's answer has `nodes` and `weights`, a row per probe, or says why not in `failed`; that of `LAYER`, which
+    is no rival but their yardstick, has neither.
     """
 
     what: str
@@ -41,7 +43,8 @@ class Peer(NamedTuple):
 def started(
     layers: list[dict[str, Any]], batch: tuple[Any, Any], *, loss: float, num_steps: int, num_probes: int
 ) -> Iterator[list[Peer]]:
-    """The rivals, ready to run on a ReLU network; none where run.py was not told `--peers`.
+    """The rivals, ready to run on a ReLU network, then num_steps of PyTorch's products of its width; none where run.py
+    was not told `--peers`.
 
     Args:
       layers: `kernel` and `bias` of each layer.
@@ -65,15 +68,19 @@ def started(
             facts = worker.answer()
             if abs(facts["loss"] - loss) > 1e-5 * abs(loss):
                 raise RuntimeError(f"the rivals' network has loss {facts['loss']}, not {loss}: another problem.")
-            yield [_peer(name, facts, worker, Path(folder) / f"{name}.npy") for name in NAMES]
+            rate = Peer(f"{LAYER} {facts['torch']}", _program("matrix product", worker), None)
+            yield [*(_peer(name, facts, worker, Path(folder) / f"{name}.npy") for name in NAMES), rate]
         finally:
             worker.end()
 
 
 def _peer(name: str, facts: dict[str, Any], worker: Worker, starts: Path) -> Peer:
-    program = Program(lambda: worker.ask(name), busy=lambda: worker.busy_s)
     what = f"{name} {facts[name]}, torch {facts['torch']}"
-    return Peer(what, program, np.load(starts) if starts.exists() else None)
+    return Peer(what, _program(name, worker), np.load(starts) if starts.exists() else None)
+
+
+def _program(name: str, worker: Worker) -> Program:
+    return Program(lambda: worker.ask(name), busy=lambda: worker.busy_s)
 
 
 class Worker:

@@ -78,6 +78,20 @@ def curvlinops(net, x, y, steps, probes):
     return run, torch.stack([torch.randn(curvature.shape[1]) for _ in range(probes)])
 
 
+def matrix_product(net, x, y, steps, probes):
+    """As many products of a layer's size, one after another: what PyTorch's processor time can do."""
+    width = net[0].out_features
+    kernel, rows = torch.randn(width, width) / width**0.5, torch.randn(len(x), width)
+
+    def run():
+        out = rows
+        for _ in range(steps):
+            out = out @ kernel
+        return {"scale": out.std()}
+
+    return run, None
+
+
 RIVALS = {"pyhessian": pyhessian, "hessian-eigenthings": eigenthings, "curvlinops-for-pytorch": curvlinops}
 
 
@@ -97,7 +111,7 @@ def main(folder, steps, probes):
 
     net, x, y = problem(folder)
     runs = {}
-    for name, make in RIVALS.items():
+    for name, make in (RIVALS | {"matrix product": matrix_product}).items():
         runs[name], starts = make(copy.deepcopy(net), x, y, steps, probes)
         if starts is not None:
             np.save(folder / f"{name}.npy", starts)

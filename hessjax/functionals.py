@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Real
 
 from hessjax.arguments import check_accuracy
 from hessjax.driving import run
-from hessjax.estimates import Estimate, mean, to_rtol
+from hessjax.estimates import Estimate, interval, mean, to_rtol
 from hessjax.krylov import cost, runs, tridiagonals
 from hessjax.operators import Operator
 from hessjax.projections import Eigenpairs
@@ -36,6 +36,16 @@ class Curve(NamedTuple):
 
     value: Float[Array, " grid"]
     std_error: Float[Array, " grid"]
+
+    def interval(self, num_probes: int = 40) -> tuple[Float[Array, " grid"], Float[Array, " grid"]]:
+        """Ends of the 95 % interval at every point, of a curve from `num_probes` probes.
+
+        Example:
+          >>> low, high = Curve(jnp.ones(1), jnp.array([0.1])).interval(num_probes=8)
+          >>> low.round(3).tolist(), high.round(3).tolist()
+          ([0.764...], [1.236...])
+        """
+        return interval(self.value, self.value, self.std_error, num_probes)
 
 
 def density(quadrature: Quadrature, grid: Points, *, width: Width, atoms: Eigenpairs | None = None) -> Curve:
@@ -134,7 +144,7 @@ def logdet(
       num_probes: as for `slq`.
       reorthogonalize: as for `slq`.
       rtol: repeat with fresh probes until the 95 % interval is within rtol |value|.
-      max_matvecs: products that rtol may take.
+      max_matvecs: products that rtol may take; whether it was reached, the result's `interval` tells.
 
     Returns:
       NaN where a node plus the shift is not above 0.

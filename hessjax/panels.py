@@ -265,18 +265,16 @@ def estimated(found: Spectrum) -> Estimated:
         >>> estimated(found).outliers.round(3).tolist()
         [18.0, 19.0]
     """
-    from hessjax.estimates import half_width  # needs jax, which pages of stored sweeps do without
-
     width, grid = found.width(), found.grid()
     curve = found.density(grid)
-    value, error = np.asarray(curve.value, float), np.nan_to_num(np.asarray(curve.std_error, float))
+    value, ends = np.asarray(curve.value, float), curve.interval(len(found.bulk.nodes))
+    low, high = (np.where(np.isnan(end), value, end) for end in ends)  # one probe has no band
     one = 1 / (found.size * width * np.sqrt(2 * np.pi))
     negative = found.negative
     resolved = f"{number(100 * float(negative.value), 2)} %"
     if float(negative.unresolved) > 0.5e-3:
         resolved += f" to {number(100 * float(negative.value + negative.unresolved), 2)} %"
     count, steps = found.bulk.nodes.shape
-    band = half_width(count) * error if count > 1 else 0 * error
     text = f"{found.size:,} parameters; {int(found.num_matvecs):,} products: {len(found.outliers.values)} eigenvalues "
     text += f"one by one, the rest by {count} probes x {steps} steps; kernel {number(width, 2)}; band: 95 %"
     return Estimated(
@@ -286,8 +284,8 @@ def estimated(found: Spectrum) -> Estimated:
         threshold=float(negative.threshold),
         grid=grid,
         value=value,
-        low=value - band,
-        high=value + band,
+        low=low,
+        high=high,
         floor=one / 3,
         outliers=np.asarray(found.outliers.values, float),
     )

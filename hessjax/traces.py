@@ -52,7 +52,7 @@ def trace(
       method: "xtrace" (2 m products; exact once the vectors span the range of A, best where the spectrum decays),
         "hutch++" (1.5 m products, the same with half the vectors), "hutchinson" (m products, three vectors of memory).
       rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|.
-      max_matvecs: products that rtol may take.
+      max_matvecs: products that rtol may take; whether it was reached, the result's `interval` tells.
 
     Returns:
       Value and standard error in the units of A; the error is 0 where the trace is exact (m >= n, but for hutchinson).
@@ -127,7 +127,7 @@ def diagonal(
       key: draws random signs.
       num_probes: test vectors; m products.
       rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|, both as vectors.
-      max_matvecs: products that rtol may take.
+      max_matvecs: products that rtol may take; whether it was reached, the result's `interval` tells.
 
     Returns:
       A tree of the means of z * A z, and a tree of their standard errors.

@@ -38,14 +38,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from hessjax.estimates import half_width
-
 # %matplotlib inline
 
 SMOKE = bool(os.environ.get("HESSJAX_SMOKE"))  # tiny sizes, for testing this notebook
 CHANNELS, ROWS, STEPS = ((2, 4), 32, 5) if SMOKE else ((8, 16), 512, 100)
 PROBES = {"num_steps": 8, "num_probes": 3} if SMOKE else {"num_steps": 64, "num_probes": 8}
-BAR = half_width(PROBES["num_probes"])  # standard errors of so few probes that make a 95 % interval: Student's t
 K = 3 if SMOKE else 12  # eigenvalues found one by one
 KEY = jax.random.key(1)
 
@@ -164,7 +161,7 @@ for ax in (above, below):
 # %%
 def line(name, found):
     top, (low, high) = np.asarray(found.outliers.values), (float(x(found.bulk.nodes)) for x in (jnp.min, jnp.max))
-    trace = f"{float(found.trace.value):.2f} +- {BAR * float(found.trace.std_error):.2f}"
+    trace = "{:.2f} to {:.2f} (95 %)".format(*map(float, found.trace.interval(PROBES["num_probes"])))
     print(f"{name:8s} largest {top[-1]:.3f}, {len(top)}th {top[0]:.3f}; rest in [{low:.3f}, {high:.3f}]; trace {trace}")
 
 
@@ -221,8 +218,7 @@ fig, ax = plt.subplots(figsize=(9, 4), layout="constrained")
 for found, name, style in ((plain, "Hessian", "-"), (gauss, "Gauss-Newton", "--")):
     curve = found.density(grid, width=plain.width())
     (drawn,) = ax.plot(grid, curve.value, style, label=name)
-    ends = (curve.value - BAR * curve.std_error, curve.value + BAR * curve.std_error)
-    ax.fill_between(grid, *ends, color=drawn.get_color(), alpha=0.2, linewidth=0)
+    ax.fill_between(grid, *curve.interval(PROBES["num_probes"]), color=drawn.get_color(), alpha=0.2, linewidth=0)
 ax.set_xscale("symlog", linthresh=0.01)
 ax.set(
     yscale="log", ylim=(3e-5 / plain.width(), 1 / plain.width()), xlabel="eigenvalue λ", ylabel="share per unit of λ"

@@ -31,6 +31,22 @@ def test_equal_samples_have_no_error_and_one_sample_an_unknown_one():
     assert all(np.isnan(x) for x in mean(jnp.array([1.0, jnp.nan])))
 
 
+@pytest.mark.parametrize(("probes", "width"), [(40, 1.96), (1000, 1.96), (8, stats.t.ppf(0.975, 7)), (2, 12.706)])
+def test_an_interval_is_students(probes, width):
+    error = {"a": jnp.array([0.5, 0.0, jnp.nan]), "b": jnp.float32(2.0)}
+    value = {"a": jnp.array([1.0, 2.0, 3.0]), "b": jnp.float32(-1.0)}
+    low, high = Estimate(value, error, jnp.int32(1)).interval(probes)
+    for end, sign in ((low, -1), (high, 1)):
+        np.testing.assert_allclose(end["a"], [1 + sign * width / 2, 2, np.nan], rtol=1e-4)
+        np.testing.assert_allclose(end["b"], -1 + sign * width * 2, rtol=1e-4)
+
+
+def test_one_probe_has_an_interval_only_where_it_is_exact():
+    one = lambda error: Estimate(jnp.float32(1.0), jnp.float32(error), jnp.int32(1)).interval(1)
+    assert [float(x) for x in one(0.0)] == [1.0, 1.0]
+    assert all(bool(jnp.isnan(x)) for x in one(jnp.nan))
+
+
 @pytest.mark.parametrize(("samples", "probes"), [(2, 4), (5, 10), (20, 40), (50, 100), (3, 3)])
 def test_the_normal_equivalent_is_the_ratio_of_quantiles(samples, probes):
     t = lambda count: stats.t.ppf(0.975, count - 1)

@@ -84,6 +84,9 @@ def test_the_truth_lies_between_the_bounds(name, dtype):
     truth = (SPECTRA[name] < -float(found.threshold)).mean()
     slack = 4 * float(found.std_error)
     assert float(found.value) - slack <= truth <= float(found.value + found.unresolved) + slack
+    low, high = found.interval(40)
+    assert float(high - low) == pytest.approx(float(found.unresolved + 2 * 1.96 * found.std_error), abs=1e-6)
+    assert float(low + high) == pytest.approx(float(2 * found.value + found.unresolved), abs=1e-6)
     assert float(found.threshold) == pytest.approx(1e-3 * np.abs(SPECTRA[name]).max(), rel=1e-3)
 
 

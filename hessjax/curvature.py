@@ -121,7 +121,8 @@ def _linearized(op: Curvature, num_products: int) -> Linearized:
 
 COUPLED = (
     "loss(rows of batch) is not rows of loss(batch): the examples are coupled (batch statistics, a contrastive term, "
-    "a mean inside the loss); return a scalar instead, or freeze the statistics"
+    "a mean inside the loss, one dropout mask for all rows); return a scalar instead, freeze the statistics, or give "
+    "every row a key"
 )
 
 
@@ -134,8 +135,14 @@ def _coupling(op: Curvature) -> Float[Array, ""]:
     parts = sorted({(0, 1), (count // 2, min(count // 2 + 2, count)), (count - 1, count)})
     values = lambda batch: losses(op._objective, op.params, batch, precision=op.precision)
     whole = values(op.batch)
-    gaps = [jnp.max(jnp.abs(values(rows.take(op.batch, a, b)) - whole[a:b])) for a, b in parts]
+    gaps = [jnp.max(_gap(values(rows.take(op.batch, a, b)), whole[a:b])) for a, b in parts]
     return jnp.max(jnp.stack(gaps)) / jnp.maximum(jnp.max(jnp.abs(whole)), jnp.finfo(whole.dtype).tiny)
+
+
+def _gap(few: Float[Array, " n"], whole: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Infinite where rows have a loss among all others but none alone, such as those over their own deviation."""
+    lost = jnp.isfinite(whole) & ~jnp.isfinite(few)
+    return jnp.where(lost, jnp.inf, jnp.abs(few - whole))
 
 
 def check_function(function: Any, signature: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
+from hessjax.arguments import check_count
 from hessjax.driving import ready, until
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
 __all__ = ["Estimate", "half_width", "interval", "mean", "normal_equivalent", "to_accuracy", "to_rtol"]
+
+
+LEAST_SAMPLES = 8  # before an error bar is believed
 
 
 class Estimate(NamedTuple):
@@ -33,8 +38,10 @@ class Estimate(NamedTuple):
     std_error: PyTree
     num_matvecs: Int[Array, ""]
 
-    def interval(self, num_probes: int = 40) -> tuple[PyTree, PyTree]:
-        """Ends of the 95 % interval, of an estimate from `num_probes` probes (any number from 40 on is the same).
+    def interval(self, num_probes: int) -> tuple[PyTree, PyTree]:
+        """Ends of the 95 % interval, of an estimate from so many probes; any number from 40 on is the same.
+
+        With `rtol`, all probes that were taken: num_matvecs, by `hutchinson`.
 
         Example:
           >>> low, high = Estimate(jnp.float32(5.0), jnp.float32(0.1), jnp.int32(8)).interval(num_probes=8)
@@ -47,10 +54,14 @@ class Estimate(NamedTuple):
 def interval(low: PyTree, high: PyTree, std_error: PyTree, num_probes: int) -> tuple[PyTree, PyTree]:
     """`low` less, and `high` plus, what `half_width(num_probes)` makes of their standard error; NaN from one probe.
 
+    Raises:
+      ValueError: num_probes below 1.
+
     Example:
       >>> [float(x) for x in interval(jnp.float32(1.0), jnp.float32(2.0), jnp.float32(0.5), 100)]
       [0.019999980926513672, 2.9800000190734863]
     """
+    check_count("num_probes", num_probes)
     width = half_width(num_probes)
     band = jax.tree.map(lambda x: jnp.where(x == 0, 0, width * x), std_error)  # what is exact is so from one probe
     return jax.tree.map(jnp.subtract, low, band), jax.tree.map(jnp.add, high, band)
@@ -129,12 +140,14 @@ def to_accuracy(
     atol: Any = 0.0,
     each: int,
     max_matvecs: Any,
+    exact: tuple[Callable[[], Estimate], int] | None = None,
 ) -> Estimate:
     """The mean of as many independent estimates `batch(key)` as bring its 95 % interval to +-(rtol |value| + atol).
 
-    That is 1.96 |std_error|, or Student's t while there are fewer than 40 samples, `num_probes` in each estimate. Stops
-    before one more, of at most `each` products, could exceed `max_matvecs`; takes at least one. Of trees, |.| is the
-    Euclidean norm. `first` stands for `batch(jax.random.fold_in(key, 0))` where a caller has it already.
+    That is 1.96 |std_error|, or Student's t while there are fewer than 40 samples, `num_probes` in each estimate; of
+    fewer than 8 no spread is believed. Stops before one more, of at most `each` products, could exceed `max_matvecs`;
+    takes at least one. Of trees, |.| is the Euclidean norm. `first` stands for `batch(jax.random.fold_in(key, 0))`
+    where a caller has it already. `exact` is what has no error, and its products: once batches would take more.
 
     Example:
       >>> from hessjax.matrices import Matrix
@@ -150,16 +163,28 @@ def to_accuracy(
         error = jax.tree.map(jnp.hypot, done.error, one.std_error)  # squares of very small errors would vanish
         return Batches(trees.add(done.total, one.value), error, done.count + 1, done.num_matvecs + one.num_matvecs)
 
-    def enough(done: Batches):
+    def reached(done: Batches):
         value, error, _ = done.estimate()
-        width = widths[jnp.minimum(done.count, len(widths)) - 1]
-        # NaN is not more accurate tomorrow; neither is a budget that the next batch would break.
-        reached = ~(width * trees.norm(error) > rtol * trees.norm(value) + atol)
-        return reached | ((done.count + 1) * each > max_matvecs)
+        width, error = widths[jnp.minimum(done.count, len(widths)) - 1], trees.norm(error)
+        # Of very few samples the spread itself is unknown, but of none. NaN is not more accurate tomorrow.
+        settled = (done.count * num_probes >= LEAST_SAMPLES) | ~(error > 0)
+        return settled & ~(width * error > rtol * trees.norm(value) + atol)
+
+    def enough(done: Batches):
+        spent = (done.count + 1) * each
+        return reached(done) | (spent > (max_matvecs if exact is None else jnp.minimum(max_matvecs, exact[1])))
 
     first = batch(jax.random.fold_in(key, 0)) if first is None else first
     begun = Batches(first.value, first.std_error, jnp.int32(1), first.num_matvecs)
-    return until(op, enough, more, begun).estimate()
+    done = until(op, enough, more, begun)
+    if exact is None:
+        return done.estimate()
+
+    def instead() -> Estimate:
+        found = exact[0]()
+        return found._replace(num_matvecs=done.num_matvecs + found.num_matvecs)
+
+    return jax.lax.cond(reached(done) | (done.num_matvecs + exact[1] > max_matvecs), done.estimate, instead)
 
 
 def to_rtol(
@@ -171,9 +196,12 @@ def to_rtol(
     one: Callable,
     num_probes: int,
     each: int,
+    exact: Callable[[Operator], Estimate] | None = None,
     **options: Any,
 ) -> Estimate:
     """`to_accuracy` of `one(op, key, *args, num_probes=..., **options)`, on the operator made ready once.
+
+    `exact(op)` takes n products.
 
     Example:
       >>> from hessjax.matrices import Matrix
@@ -183,4 +211,5 @@ def to_rtol(
       9
     """
     op, bars = ready(op, each), {"num_probes": num_probes, "rtol": rtol, "each": each, "max_matvecs": max_matvecs}
-    return to_accuracy(op, key, lambda k: one(op, k, *args, num_probes=num_probes, **options), **bars)
+    whole = None if exact is None else (partial(exact, op), op.size)
+    return to_accuracy(op, key, lambda k: one(op, k, *args, num_probes=num_probes, **options), exact=whole, **bars)

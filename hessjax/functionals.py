@@ -37,7 +37,7 @@ class Curve(NamedTuple):
     value: Float[Array, " grid"]
     std_error: Float[Array, " grid"]
 
-    def interval(self, num_probes: int = 40) -> tuple[Float[Array, " grid"], Float[Array, " grid"]]:
+    def interval(self, num_probes: int) -> tuple[Float[Array, " grid"], Float[Array, " grid"]]:
         """Ends of the 95 % interval at every point, of a curve from `num_probes` probes.
 
         Example:

@@ -34,7 +34,7 @@ class Fraction(NamedTuple):
     threshold: Float[Array, ""]
     num_matvecs: Int[Array, ""]
 
-    def interval(self, num_probes: int = 40) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def interval(self, num_probes: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """What the share is between, in 95 % of runs with `num_probes` probes: unresolved mass and errors together.
 
         Example:

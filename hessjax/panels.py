@@ -271,14 +271,15 @@ def estimated(found: Spectrum) -> Estimated:
     low, high = (np.where(np.isnan(end), value, end) for end in ends)  # one probe has no band
     one = 1 / (found.size * width * np.sqrt(2 * np.pi))
     negative = found.negative
-    resolved = f"{number(100 * float(negative.value), 2)} %"
+    percent = lambda x: f"{number(100 * float(x), 2)} %"
+    title = f"{percent(negative.value)} of eigenvalues are below −{number(float(negative.threshold), 2)}"
     if float(negative.unresolved) > 0.5e-3:
-        resolved += f" to {number(100 * float(negative.value + negative.unresolved), 2)} %"
+        title = f"at least {title} ({percent(negative.unresolved)} unresolved)"
     count, steps = found.bulk.nodes.shape
     text = f"{found.size:,} parameters; {int(found.num_matvecs):,} products: {len(found.outliers.values)} eigenvalues "
     text += f"one by one, the rest by {count} probes x {steps} steps; kernel {number(width, 2)}; band: 95 %"
     return Estimated(
-        title=f"{resolved} of eigenvalues are below −{number(float(negative.threshold), 2)}",
+        title=title,
         note=text,
         axis=Axis("arcsinh", width),
         threshold=float(negative.threshold),

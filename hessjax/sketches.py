@@ -24,6 +24,9 @@ from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
 __all__ = [
+    "along_axes",
+    "exact_square",
+    "exact_trace",
     "hutchpp",
     "hutchpp_cost",
     "hutchpp_square",
@@ -74,7 +77,7 @@ def mean_square(lengths: Float[Array, " k"], unit: Any = None) -> tuple[Array, A
 def hutchpp(op: Operator, key: Any, *, num_probes: int) -> Estimate:
     """tr A: exactly on the range of half the vectors, from the other half on its complement."""
     if num_probes >= op.size - op.num_deflated:
-        return _exact(op)
+        return exact_trace(op)
     op = ready(op, hutchpp_cost(num_probes))
     basis, image, left, rest = _halves(op, key, num_probes)
     held = jnp.diagonal(trees.gram(basis, image))
@@ -88,9 +91,7 @@ def hutchpp(op: Operator, key: Any, *, num_probes: int) -> Estimate:
 def hutchpp_square(op: Operator, key: Any, *, num_probes: int, unit: Any = None) -> tuple[Estimate, Array]:
     """||A||_F^2 in units of unit^2, as `hutchpp`; and the unit, chosen where None is given."""
     if num_probes >= op.size - op.num_deflated:
-        lengths = _along_axes(op, image_length)
-        square, _, unit = mean_square(lengths, unit)
-        return Estimate(len(lengths) * square, 0 * square, jnp.int32(op.size)), unit
+        return exact_square(op, unit)
     op = ready(op, hutchpp_cost(num_probes))
     _, image, left, rest = _halves(op, key, num_probes)
     lengths, held = sampled(op, left, rest, image_length), _lengths(image)
@@ -135,13 +136,20 @@ def _left(basis: PyTree, square: Any, z: PyTree) -> PyTree:
     return trees.scale(jnp.where(length > 0, jnp.sqrt(square) / jnp.where(length > 0, length, 1), 0), z)
 
 
-def _exact(op: Operator) -> Estimate:
-    """The trace from unit vectors, where there are no more of them than test vectors asked for."""
-    total = jnp.sum(_along_axes(op, trees.dot))
+def exact_trace(op: Operator) -> Estimate:
+    """tr A from n unit vectors."""
+    total = jnp.sum(along_axes(op, trees.dot))
     return Estimate(total, 0 * total, jnp.int32(op.size))  # of NaN, nothing is known
 
 
-def _along_axes(op: Operator, sample: Callable) -> Float[Array, " n"]:
+def exact_square(op: Operator, unit: Any = None) -> tuple[Estimate, Array]:
+    """||A||_F^2 in units of unit^2 from n unit vectors, and the unit, chosen where None is given."""
+    square, _, unit = mean_square(along_axes(op, image_length), unit)
+    return Estimate(op.size * square, 0 * square, jnp.int32(op.size)), unit
+
+
+def along_axes(op: Operator, sample: Callable) -> Float[Array, " n"]:
+    """sample(e, A e) of every unit vector e."""
     return sampled(ready(op, op.size), Partial(_axis, op.domain()), jnp.arange(op.size), sample)
 
 
@@ -191,7 +199,7 @@ def xtrace(op: Operator, key: Any, *, num_probes: int) -> Estimate:
     """tr A from num_probes sketches that each leave one test vector out, for the vector to estimate the rest."""
     size, op = op.size - op.num_deflated, ready(op, 2 * num_probes)
     if num_probes >= size:
-        return _exact(op)
+        return exact_trace(op)
     sketch = _sketch(op, key, num_probes)
     value, error = between(_without_one, sketch, size=size)
     error = jnp.hypot(error, rounding(op, jnp.sum(jnp.abs(jnp.diagonal(sketch.matrix)))))

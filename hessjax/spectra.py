@@ -64,9 +64,16 @@ class Spectrum(NamedTuple):
             return object.__repr__(self)
 
     def width(self) -> float:
-        """A kernel no narrower than what is resolved: the bulk's resolution, or a thousandth of the largest |value|."""
+        """A kernel no narrower than what is resolved: the bulk's resolution, or a thousandth of the largest |value|.
+
+        Raises:
+          ValueError: the spectrum is not finite.
+        """
         largest = max(np.abs(self.outliers.values).max(initial=0), np.abs(self.bulk.nodes).max())
-        return float(max(self.bulk.resolution, 1e-3 * largest)) or 1.0
+        width = float(max(self.bulk.resolution, 1e-3 * largest))
+        if not np.isfinite(width) or not np.isfinite(largest):
+            raise ValueError("this spectrum is not finite, nor was a product; hj.check_operator(op, key) says why.")
+        return width or 1.0
 
     def grid(self, num_points: int = 600) -> np.ndarray:
         """Points that show bulk and outliers alike: even in arcsinh(lambda / width), and more around each outlier."""

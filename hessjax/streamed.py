@@ -67,8 +67,8 @@ class Streamed(Operator):
     into a batch, as keys.
 
     Raises:
-      TypeError: batches is an iterator, which can be read only once, or a single batch; params as for `Hessian`;
-        a product inside `jit`.
+      TypeError: batches is an iterator, which can be read only once, or a single batch, such as a tuple of arrays;
+        params as for `Hessian`; a product inside `jit`.
       ValueError: no batches, or a batch without rows.
 
     Example:
@@ -148,8 +148,12 @@ def _check_batches(batches: Any) -> None:
             "all batches; pass a list, or an object whose __iter__ starts again."
         )
     single = isinstance(batches, Mapping | str) or hasattr(batches, "shape") or not hasattr(batches, "__iter__")
+    # (x, y) is a batch; two batches that are arrays are a list.
+    single = single or (isinstance(batches, tuple) and len(batches) > 0 and all(hasattr(x, "shape") for x in batches))
     if single:
         raise TypeError(
             f"batches is {type(batches).__name__}, wanted an iterable of batches such as a list; for one batch that "
             "fits in memory write Hessian(loss, params, batch)."
         )
+    if isinstance(batches, list | tuple) and not batches:
+        raise ValueError("batches is empty: nothing to take a mean of.")

@@ -7,6 +7,7 @@ that keep them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,9 @@ from hessjax.driving import ready, repeat, run, space, together
 from hessjax.estimates import Estimate, mean, to_accuracy, to_rtol
 from hessjax.operators import Operator, check_operand
 from hessjax.sketches import (
+    along_axes,
+    exact_square,
+    exact_trace,
     hutchpp,
     hutchpp_cost,
     hutchpp_square,
@@ -51,7 +55,8 @@ def trace(
       num_probes: test vectors, m. They are kept where the method is not "hutchinson": 3 m n numbers.
       method: "xtrace" (2 m products; exact once the vectors span the range of A, best where the spectrum decays),
         "hutch++" (1.5 m products, the same with half the vectors), "hutchinson" (m products, three vectors of memory).
-      rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|.
+      rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|; before more than n products
+        are taken for that, n that give the trace exactly (not of streamed data).
       max_matvecs: products that rtol may take; whether it was reached, the result's `interval` tells.
 
     Returns:
@@ -75,7 +80,8 @@ def trace(
     limit = _limit(op, num_probes, rtol, max_matvecs, least=3 if method == "hutch++" else 2)
     if rtol is None:
         return run(one, op, key, num_probes=num_probes)
-    return run(to_rtol, op, key, rtol, limit, one=one, num_probes=num_probes, each=cost(num_probes))
+    options = {"num_probes": num_probes, "each": cost(num_probes), "exact": _affordable(exact_trace, op, limit)}
+    return run(to_rtol, op, key, rtol, limit, one=one, **options)
 
 
 def frobenius_norm(
@@ -114,7 +120,8 @@ def frobenius_norm(
     limit = _limit(op, num_probes, rtol, max_matvecs, least=3 if method == "hutch++" else 2)
     if rtol is None:
         return run(_norm, op, key, one=one, num_probes=num_probes)
-    return run(_norm_to_rtol, op, key, rtol, limit, one=one, num_probes=num_probes, each=cost(num_probes))
+    options = {"num_probes": num_probes, "each": cost(num_probes), "exact": _affordable(exact_square, op, limit)}
+    return run(_norm_to_rtol, op, key, rtol, limit, one=one, **options)
 
 
 def diagonal(
@@ -126,7 +133,8 @@ def diagonal(
       op: a symmetric operator A.
       key: draws random signs.
       num_probes: test vectors; m products.
-      rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|, both as vectors.
+      rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|, both as vectors; or exactly,
+        as `trace`.
       max_matvecs: products that rtol may take; whether it was reached, the result's `interval` tells.
 
     Returns:
@@ -145,7 +153,8 @@ def diagonal(
     limit = _limit(op, num_probes, rtol, max_matvecs)
     if rtol is None:
         return run(_diagonal, op, key, num_probes=num_probes)
-    return run(to_rtol, op, key, rtol, limit, one=_diagonal, num_probes=num_probes, each=num_probes)
+    options = {"num_probes": num_probes, "each": num_probes, "exact": _affordable(_exact_diagonal, op, limit)}
+    return run(to_rtol, op, key, rtol, limit, one=_diagonal, **options)
 
 
 def _named(methods: dict[str, Any], method: str) -> Any:
@@ -162,6 +171,11 @@ def _limit(op: Any, num_probes: Any, rtol: Any, max_matvecs: Any, *, least: int 
     if rtol is not None and num_probes < least:
         raise ValueError(f"rtol with hutch++ needs num_probes of at least {least}, for an error bar; got {num_probes}.")
     return limit
+
+
+def _affordable(exact: Callable, op: Operator, limit: int) -> Callable | None:
+    """What n products say exactly, where so many may be taken; a pass over streamed data would hold n vectors."""
+    return exact if op.size <= limit and not op.streamed else None
 
 
 def _signs(domain: Operator, key: PRNGKey) -> PyTree:
@@ -192,11 +206,15 @@ def _norm(op: Operator, key: Any, *, one: Any, num_probes: int) -> Estimate:
     return _root(*one(op, key, num_probes=num_probes))
 
 
-def _norm_to_rtol(op: Operator, key: Any, rtol: Any, limit: Any, *, one: Any, num_probes: int, each: int) -> Estimate:
+def _norm_to_rtol(
+    op: Operator, key: Any, rtol: Any, limit: Any, *, one: Any, num_probes: int, each: int, exact: Any
+) -> Estimate:
     op = ready(op, each)
     first, unit = one(op, jax.random.fold_in(key, 0), num_probes=num_probes)
     more = lambda k: one(op, k, num_probes=num_probes, unit=unit)[0]
     bars = {"num_probes": num_probes, "rtol": 2 * rtol, "each": each, "max_matvecs": limit}  # a root errs by half
+    if exact is not None:
+        bars["exact"] = (lambda: exact(op, unit)[0]), op.size
     return _root(to_accuracy(op, key, more, first=first, **bars), unit)
 
 
@@ -226,6 +244,13 @@ class Moving(NamedTuple):
     mean: PyTree
     scatter: PyTree
     key: Any
+
+
+def _exact_diagonal(op: Operator) -> Estimate:
+    """From n unit vectors."""
+    flat, unravel = trees.ravel(trees.zeros_like(space(op)))
+    value = unravel(along_axes(op, trees.dot).astype(flat.dtype))
+    return Estimate(value, jax.tree.map(lambda x: 0 * x, value), jnp.int32(op.size))  # of NaN, nothing is known
 
 
 def _diagonal(op: Operator, key: Any, *, num_probes: int) -> Estimate:

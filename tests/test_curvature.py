@@ -261,6 +261,15 @@ def test_float16_sums_over_chunks_do_not_overflow():
         assert op.mv(jnp.ones(1, "float16")).tolist() == [100.0]
 
 
+def test_rows_that_have_no_loss_alone_are_coupled():
+    """A row over its own deviation is 0 / 0, though the batch's losses are finite."""
+    key = jax.random.key(0)
+    x, y = jax.random.normal(key, (8, 3)), jnp.ones(8)
+    over_deviation = lambda p, b: ((b[0] - b[0].mean(0)) / b[0].std(0) @ p - b[1]) ** 2
+    with pytest.raises(hj.OperatorError, match="the examples are coupled"):
+        hj.check_operator(hj.Hessian(over_deviation, jnp.ones(3), (x, y)), key)
+
+
 def test_a_loss_that_is_not_finite_is_not_taken_for_coupled_examples():
     loss = lambda p, x: jnp.log(-jnp.abs(x @ p))  # NaN, with finite second derivatives
     op = hj.Hessian(loss, jnp.ones(2), jnp.ones((4, 2)))

@@ -79,9 +79,9 @@ def batches(errors):
         ({"atol": 1.2, "max_matvecs": 100}, 3),  # 1.96 sqrt(3) / 3 = 1.13; of two, 1.39
         ({"rtol": 0.6, "max_matvecs": 100}, 3),  # the mean is 2
         ({"rtol": 0.3, "atol": 0.6, "max_matvecs": 100}, 3),
-        ({"atol": 4.5, "max_matvecs": 100, "num_probes": 3}, 1),  # t of 2: 4.30
-        ({"atol": 1.96, "max_matvecs": 100, "num_probes": 3}, 3),  # of 4: 2.78 / sqrt(2) = 1.963
-        ({"atol": 1.97, "max_matvecs": 100, "num_probes": 3}, 2),
+        ({"atol": 2.4, "max_matvecs": 100, "num_probes": 8}, 1),  # t of 7: 2.36
+        ({"atol": 1.51, "max_matvecs": 100, "num_probes": 8}, 3),  # of 14: 2.145 / sqrt(2) = 1.517
+        ({"atol": 1.52, "max_matvecs": 100, "num_probes": 8}, 2),
         ({"atol": 1.96, "max_matvecs": 100, "num_probes": 20}, 2),  # t of 19: 2.09; 40 samples: 1.39
         ({"atol": 1e-9, "max_matvecs": 14}, 4),  # a fifth would break the budget
         ({"atol": 1e-9, "max_matvecs": 15}, 5),
@@ -93,6 +93,31 @@ def test_batches_are_taken_until_the_error_bar_is_met_or_the_budget_spent(given,
     assert int(found.num_matvecs) == 3 * count
     assert float(found.value) == pytest.approx((count + 1) / 2)
     assert float(found.std_error) == pytest.approx(count**-0.5, rel=1e-6)
+
+
+def test_no_spread_of_fewer_than_eight_samples_is_believed():
+    few = to_accuracy(OP, KEY, batches([1e-9] * 8), rtol=0.1, num_probes=2, each=3, max_matvecs=100)
+    assert int(few.num_matvecs) == 4 * 3
+    spent = to_accuracy(OP, KEY, batches([1e-9] * 8), rtol=0.1, num_probes=2, each=3, max_matvecs=6)
+    assert int(spent.num_matvecs) == 6
+
+
+@pytest.mark.parametrize(
+    ("atol", "budget", "count"), [(0.6, 100, 3), (0.1, 100, 3 + 10), (0.1, 18, 3), (0.1, 19, 3 + 10)]
+)
+def test_an_exact_answer_is_taken_where_it_is_cheaper_and_affordable(atol, budget, count):
+    """10 products say it without error; three batches of 3 fit before them."""
+    exact = Estimate(jnp.float32(7.0), jnp.float32(0.0), jnp.int32(10))
+    options = {"atol": 1.96 * atol, "each": 3, "max_matvecs": budget, "exact": (lambda: exact, 10)}
+    found = to_accuracy(OP, KEY, batches([1.0] * 8), **options)
+    assert int(found.num_matvecs) == (9 if count == 3 else 9 + 10)
+    assert (float(found.std_error) == 0) == (count > 3)
+    assert float(found.value) == (7.0 if count > 3 else 2.0)
+
+
+def test_an_interval_is_of_one_probe_or_more():
+    with pytest.raises(ValueError, match="num_probes must be a whole number, at least 1; got 0"):
+        Estimate(jnp.float32(1.0), jnp.float32(0.1), jnp.int32(1)).interval(0)
 
 
 def test_an_unknown_error_stops_at_once():

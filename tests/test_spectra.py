@@ -21,6 +21,12 @@ def found():
     return hj.spectrum(operator(VALUES), KEY, k=2, num_probes=40)
 
 
+def test_a_spectrum_that_is_not_finite_has_no_density():
+    found = hj.spectrum(hj.Matrix(jnp.full((6, 6), jnp.nan)), KEY, k=2, num_steps=4, num_probes=2)
+    with pytest.raises(ValueError, match="this spectrum is not finite, nor was a product"):
+        found.grid()
+
+
 def test_spectrum_is_outliers_bulk_and_negative_share(found):
     np.testing.assert_allclose(found.outliers.values, [-9.0, 30.0], atol=1e-3)
     assert found.size == 200

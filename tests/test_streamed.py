@@ -143,6 +143,7 @@ def test_as_a_tree_its_params_are_leaves_and_its_batches_one_by_identity():
         ([], ValueError, "batches is empty"),
         ({"x": WHOLE[0]}, TypeError, "dict, wanted an iterable of batches such as a list"),
         (WHOLE[0], TypeError, "wanted an iterable of batches such as a list"),
+        (WHOLE, TypeError, "tuple, wanted an iterable of batches such as a list"),
         (None, TypeError, "NoneType, wanted an iterable of batches"),
         ([(WHOLE[0][:0], WHOLE[1][:0])], ValueError, "batch has no rows"),
         ([(WHOLE[0], WHOLE[1][:5])], ValueError, "disagree on the number of rows"),

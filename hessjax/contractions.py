@@ -25,14 +25,15 @@ from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array, Float, PyTree
 
 from hessjax.jaxprs import Kept, fresh, linear_in, may_rewrite, spliced, struct
-from hessjax.masks import ONE, Mask, Numbers, Terms, combined
-from hessjax.rowsums import Matrix, Sink, Source, sink_of, source_of
+from hessjax.masks import ONE, Mask, Numbers, Terms, combined, values
+from hessjax.rowsums import Factor, Sink, Source, sink_of, source_of
 
 __all__ = ["contracted_once"]
 
 # Flop of a matrix product in the time a byte takes to be read: two shared cores do 204 GFLOP/s and 36 GB/s.
 FLOPS_PER_BYTE = 8.0
 TOGETHER = 512  # rows of a matrix product that are enough for its full speed
+MASKED = 2**24  # numbers in a masked matrix
 DTYPES = ("float32", "float64")  # a sum over all rows is kept: narrower dtypes have not the digits
 
 
@@ -60,10 +61,10 @@ def contracted_once(push: Callable[[PyTree], PyTree], v: PyTree, num_products: i
 
 
 class Tensor(NamedTuple):
-    """t[j, a, b] = sum_n mask[n, j] first[n, a] second[n, b], named by what it is made of."""
+    """t[j, a, b] = sum_n mask[n, j] first[n, a] second[n, b], by what it is made of; t[0, a, b] without a mask."""
 
-    first: Matrix
-    second: Matrix
+    first: Factor
+    second: Factor
     mask: Mask
     rows: tuple[int, ...]  # axes of the mask
     like: Any  # shape and dtype of the mask
@@ -74,7 +75,11 @@ class Tensor(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return math.prod(self.like.shape) // self.num_rows, self.first.width, self.second.width
+        return 1 if self.mask == ONE else self.width, self.first.width, self.second.width
+
+    @property
+    def width(self) -> int:
+        return math.prod(self.like.shape) // self.num_rows
 
 
 class Way(NamedTuple):
@@ -136,14 +141,17 @@ def _paying(read: Read, num_products: int) -> set[Any]:
 def _pays(flops: float, tensors: list[Tensor], uses: Counter, num_products: int) -> bool:
     """Whether the flops saved at all steps, less bytes read, are more than those that make the tensors (a share)."""
     size = lambda tensor: math.prod(tensor.shape)
-    net = flops - FLOPS_PER_BYTE * sum(size(tensor) * tensor.like.dtype.itemsize for tensor in tensors)
+    step = lambda t: FLOPS_PER_BYTE * size(t) * t.like.dtype.itemsize + 2.0 * t.width * t.first.width * t.second.width
+    net = flops - sum(map(step, tensors))
     return num_products * net > sum(2.0 * tensor.num_rows * size(tensor) / uses[tensor] for tensor in tensors)
 
 
 def _way(source: Source | None, sink: Sink, mask: Mask, number: Numbers) -> Way | None:
     """None where the rows that are summed are not those spread over, or sums would not keep their digits."""
     like = struct(sink.u)
-    if source is None or source.rows != sink.rows or str(like.dtype) not in DTYPES or not sink.rows or not like.size:
+    if source is None or source.rows != sink.rows or str(like.dtype) not in DTYPES or not sink.rows:
+        return None
+    if not like.size * source.matrix.width * sink.matrix.width:
         return None
     order = lambda matrix: (-1,) if matrix.var is None else (number[matrix.var], *matrix.rows, *matrix.columns)
     first, second = sorted((source.matrix, sink.matrix), key=order)
@@ -207,8 +215,10 @@ def _total(parts: list[Callable[[Array, Array], Array]], *inputs: Array) -> Arra
 
 def _part(t: Float[Array, "j a b"], s: Array, *, axis: int, inner: tuple[int, ...], sink: Result) -> Array:
     free = tuple(k for k in range(s.ndim) if k not in inner)
-    s = s.transpose(*free, *inner).reshape(t.shape[0], t.shape[axis])
-    if t.shape[axis] == 1:
+    s = s.transpose(*free, *inner).reshape(-1, t.shape[axis])
+    if t.shape[0] == 1:
+        out = lax.dot_general(s, t[0], (((1,), (axis - 1,)), ((), ())), precision="highest")
+    elif t.shape[axis] == 1:
         out = s * t.reshape(t.shape[0], -1)
     else:
         out = lax.dot_general(t, s, (((axis,), (1,)), ((0,), (0,))), precision="highest")
@@ -219,17 +229,26 @@ def _part(t: Float[Array, "j a b"], s: Array, *, axis: int, inner: tuple[int, ..
 
 def _tensor(tensor: Tensor, kept: Mapping[Any, Array]) -> Float[Array, "j a b"]:
     """A matrix product for a few j at a time: masked for all at once, a matrix would not fit where the result does."""
-    shape, dtype = tensor.like.shape, tensor.like.dtype
-    free = tuple(axis for axis in range(len(shape)) if axis not in tensor.rows)
-    mask = jnp.broadcast_to(jnp.asarray(tensor.mask.value(kept), dtype), shape)
-    mask = mask.transpose(*free, *tensor.rows).reshape(-1, tensor.num_rows)
     first, second = (_rows(matrix, kept, tensor) for matrix in (tensor.first, tensor.second))
-    masked = lambda row: jnp.where(row == 0, 0, first.T * row)  # rows that are masked out may be infinite
-    product = lambda row: jnp.matmul(masked(row), second, precision="highest")
-    return lax.map(product, mask, batch_size=min(-(-TOGETHER // tensor.first.width), len(mask)))
+    factor, counts = values(tensor.mask, kept)
+    factor, counts = (_columns(x, tensor) for x in (factor, jnp.asarray(counts, tensor.like.dtype)))
+    finite = [jnp.where(jnp.isfinite(x), x, 0) for x in (first, second)]
+    product = lambda row: jnp.matmul(finite[0].T * row[None], finite[1], precision="highest")
+    together = min(TOGETHER, MASKED // tensor.num_rows) // tensor.first.width
+    t = lax.map(product, factor, batch_size=max(1, min(together, len(factor))))
+    # What is infinite in a row that a `where` leaves out does not count; elsewhere nothing is finite with it.
+    lost = [jnp.matmul(counts, (~jnp.isfinite(x)).astype(counts.dtype)) > 0 for x in (first, second)]
+    return jnp.where(lost[0][:, :, None] | lost[1][:, None, :], jnp.nan, t)
 
 
-def _rows(matrix: Matrix, kept: Mapping[Any, Array], tensor: Tensor) -> Float[Array, "n columns"]:
+def _columns(mask: Any, tensor: Tensor) -> Float[Array, "j n"]:
+    """A mask's columns as rows; one of them where all are alike."""
+    free = tuple(axis for axis in range(len(tensor.like.shape)) if axis not in tensor.rows)
+    whole = jnp.broadcast_to(jnp.asarray(mask, tensor.like.dtype), tensor.like.shape)
+    return whole.transpose(*free, *tensor.rows).reshape(-1, tensor.num_rows)[: tensor.shape[0]]
+
+
+def _rows(matrix: Factor, kept: Mapping[Any, Array], tensor: Tensor) -> Float[Array, "n columns"]:
     if matrix.var is None:
         return jnp.ones((tensor.num_rows, 1), tensor.like.dtype)
     return kept[matrix.var].transpose(*matrix.rows, *matrix.columns).reshape(tensor.num_rows, matrix.width)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from hessjax import rows, trees
 from hessjax.contractions import contracted_once
-from hessjax.jaxprs import linearized_once
+from hessjax.jaxprs import linearized_once, may_rewrite
 from hessjax.objective import PRECISION, loss_form, losses
 from hessjax.operators import Operator, pytree
 from hessjax.transposes import transposed_once
@@ -69,7 +69,7 @@ class Curvature(Operator):
     def linearized(self, num_products: int = 1) -> Operator:
         if self.chunk is not None:  # the residuals of all chunks at once would be the memory chunk= saves
             return self
-        return _linearized(self, num_products)
+        return _linearized(self, num_products=_rounded(num_products))
 
     def _arrays(self) -> PyTree:
         return jax.tree.map(jnp.asarray, self.params)
@@ -105,6 +105,12 @@ class Linearized(Operator):
 
     def product(self, v: PyTree) -> PyTree:
         return self.push(trees.vary_like(v, self.point))
+
+
+def _rounded(num_products: int) -> int:
+    """A power of 4 at most so large, 1 where it makes no difference: not every number of steps is another program."""
+    power = (max(num_products, 1).bit_length() - 1) // 2
+    return 4 ** min(power, 6) if may_rewrite() else 1
 
 
 # What jax.linearize returns is static and new each time: compiled, it is one and the same at every params.

@@ -49,7 +49,7 @@ def _compiled(function: Callable, static: tuple[str, ...]) -> Callable:
 def ready(op: Operator, num_products: int) -> Operator:
     """The operator that so many products should be taken of: linearised, if that keeps at most a quarter of the memory.
 
-    As far as fits: for many products, or one, or not at all.
+    As far as fits: for many products, or one, or not at all. What only making it takes is not counted.
     """
     if op.streamed:
         return op

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
@@ -74,7 +75,7 @@ def _representatives(jaxpr: Jaxpr) -> dict[Any, Any]:
 def _name(atom: Any, names: dict[Any, Any]) -> Any:
     if not isinstance(atom, Literal):
         return names.get(atom, atom)
-    return (str(atom.aval), atom.val.item() if hasattr(atom.val, "item") else atom.val)
+    return (str(atom.aval), np.asarray(atom.val).tobytes())  # -0.0 is not 0.0
 
 
 def _hashable(key: Any) -> bool:

@@ -11,44 +11,75 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array
 
 from hessjax.jaxprs import struct
 
-__all__ = ["ONE", "Mask", "combined"]
+__all__ = ["ONE", "Mask", "Numbers", "Terms", "combined", "values"]
 
-MAX_TERMS = 32  # of a mask as a sum of products; one with more is not told
+# Of a mask as a sum of products: terms, and factors in all; one with more is not told.
+MAX_TERMS, MAX_FACTORS = 32, 256
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A factor: its value given what is kept, and the sum of products that it is, by which it is compared."""
+    """A factor: the sum of products that it is, by which it is compared, and how its value is made of others'.
 
-    value: Callable[[Mapping[Any, Array]], Any] = field(compare=False)
+    `make(kept, *values of the parts)`, where a value is a pair: the factor, and where it is not left out by a `where`,
+    in whose stead anything may stand, infinities among it.
+    """
+
     terms: frozenset[tuple[tuple[str, ...], int]]  # of (sorted factors, coefficient)
+    make: Callable[..., tuple[Any, Any]] = field(compare=False)
+    parts: tuple[Mask, ...] = field(compare=False, default=())
 
     def __add__(self, other: Mask) -> Mask:
         terms = Counter(dict(self.terms))
         terms.update(dict(other.terms))
-        return Mask(lambda kept: self.value(kept) + other.value(kept), frozenset(terms.items()))
-
-    def times(self, factor: Callable[[Mapping[Any, Array]], Any], name: str) -> Mask:
-        terms = frozenset((tuple(sorted((*product, name))), count) for product, count in self.terms)
-        return Mask(lambda kept: self.value(kept) * factor(kept), terms)
-
-    def where(self, chosen: Callable[[Mapping[Any, Array]], Any], name: str) -> Mask:
-        """Times one or zero; what is not chosen may be infinite."""
-        terms = self.times(chosen, name).terms
-        return Mask(lambda kept: jnp.where(chosen(kept), self.value(kept), 0), terms)
+        make = lambda kept, a, b: (a[0] + b[0], jnp.logical_or(a[1], b[1]))
+        return Mask(frozenset(terms.items()), make, (self, other))
 
     def __neg__(self) -> Mask:
-        return Mask(lambda kept: -self.value(kept), frozenset((product, -count) for product, count in self.terms))
+        terms = frozenset((product, -count) for product, count in self.terms)
+        return Mask(terms, lambda kept, a: (-a[0], a[1]), (self,))
+
+    def times(self, factor: Callable[[Mapping[Any, Array]], Any], name: str) -> Mask:
+        return Mask(self._with(name), lambda kept, a: (a[0] * factor(kept), a[1]), (self,))
+
+    def where(self, chosen: Callable[[Mapping[Any, Array]], Any], name: str) -> Mask:
+        make = lambda kept, a: (jnp.where(chosen(kept), a[0], 0), jnp.logical_and(chosen(kept), a[1]))
+        return Mask(self._with(name), make, (self,))
+
+    def _with(self, name: str) -> frozenset[tuple[tuple[str, ...], int]]:
+        return frozenset((tuple(sorted((*product, name))), count) for product, count in self.terms)
 
 
-ONE = Mask(lambda kept: 1.0, frozenset({((), 1)}))
+ONE = Mask(frozenset({((), 1)}), lambda kept: (1.0, True))
 Terms = dict[Any, Mask]
 Numbers = Mapping[Any, int]
+
+
+def values(mask: Mask, kept: Mapping[Any, Array]) -> tuple[Any, Any]:
+    """A mask's factor, and where it counts; every part is computed once, however often it is part of others.
+
+    Example:
+      >>> double = ONE.times(lambda kept: 2.0, "2")
+      >>> values(double + double, {})[0]
+      4.0
+    """
+    found: dict[int, tuple[Any, Any]] = {}
+    waiting = [mask]
+    while waiting:
+        last = waiting[-1]
+        missing = [part for part in last.parts if id(part) not in found]
+        if missing:
+            waiting += missing
+        else:
+            found[id(last)] = last.make(kept, *(found[id(part)] for part in last.parts))
+            waiting.pop()
+    return found[id(mask)]
 
 
 def combined(eqn: JaxprEqn, linear: set[Any], number: Numbers, terms: Callable[[Any], Terms]) -> Terms | None:
@@ -65,7 +96,7 @@ def combined(eqn: JaxprEqn, linear: set[Any], number: Numbers, terms: Callable[[
       >>> for eqn in jaxpr.eqns:
       ...     terms[eqn.outvars[0]] = combined(eqn, {x, *terms}, {k: 0}, terms.__getitem__)
       >>> [mask] = terms[jaxpr.outvars[0]].values()
-      >>> mask.terms, mask.value({k: kept}).tolist()
+      >>> mask.terms, values(mask, {k: kept})[0].tolist()
       (frozenset({(('#0',), -1)}), [-2.0, -3.0])
     """
     shape = struct(eqn.outvars[0]).shape if len(eqn.outvars) == 1 else None
@@ -73,13 +104,17 @@ def combined(eqn: JaxprEqn, linear: set[Any], number: Numbers, terms: Callable[[
     if any(struct(x).shape != shape for x, moves in zip(eqn.invars, moving, strict=True) if moves):
         return None
     out = _combined(eqn, moving, number, terms)
-    return None if out is None or any(len(mask.terms) > MAX_TERMS for mask in out.values()) else out
+    return None if out is None or any(map(_is_long, out.values())) else out
+
+
+def _is_long(mask: Mask) -> bool:
+    return len(mask.terms) > MAX_TERMS or sum(len(product) for product, _ in mask.terms) > MAX_FACTORS
 
 
 def _combined(eqn: JaxprEqn, moving: list[bool], number: Numbers, terms: Callable[[Any], Terms]) -> Terms | None:
     fixed = [x for x, moves in zip(eqn.invars, moving, strict=True) if not moves]
     parts = [terms(x) if moves else {} for x, moves in zip(eqn.invars, moving, strict=True)]
-    known = bool(fixed) and (isinstance(fixed[0], Literal) or fixed[0] in number)
+    known = bool(fixed) and (np.size(fixed[0].val) == 1 if isinstance(fixed[0], Literal) else fixed[0] in number)
     match eqn.primitive.name:
         case "add" | "add_any":
             return _sum(parts)
@@ -100,12 +135,13 @@ def _combined(eqn: JaxprEqn, moving: list[bool], number: Numbers, terms: Callabl
 
 def _case(predicate: Any, k: int, terms: Terms, number: Numbers) -> Terms:
     value, name = _read(predicate, number)
-    return _each(terms, lambda mask: mask.where(lambda kept: jnp.equal(value(kept), k), f"{name}={k}"))
+    chosen = lambda kept: value(kept) == jnp.asarray(k, struct(predicate).dtype)
+    return _each(terms, lambda mask: mask.where(chosen, f"{name}={k}"))
 
 
 def _read(x: Any, number: Numbers) -> tuple[Callable[[Mapping[Any, Array]], Any], str]:
     if isinstance(x, Literal):
-        return lambda kept: x.val, str(x.val)
+        return lambda kept: x.val, np.asarray(x.val).tobytes().hex()
     return lambda kept: kept[x], f"#{number[x]}"
 
 

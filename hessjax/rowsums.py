@@ -14,10 +14,10 @@ from jax.extend.core import JaxprEqn, Literal
 from hessjax.jaxprs import struct
 from hessjax.masks import Numbers
 
-__all__ = ["Matrix", "Sink", "Source", "sink_of", "source_of"]
+__all__ = ["Factor", "Sink", "Source", "sink_of", "source_of"]
 
 
-class Matrix(NamedTuple):
+class Factor(NamedTuple):
     """What is kept as a matrix [rows, columns]: a variable and its axes, or ones [rows, 1] where that is None."""
 
     var: Any
@@ -32,7 +32,7 @@ class Matrix(NamedTuple):
 class Source(NamedTuple):
     """`matrix @ s`: a smaller array spread over rows. The axes `inner` of s go with the matrix's columns."""
 
-    matrix: Matrix
+    matrix: Factor
     s: Any
     inner: tuple[int, ...]
     rows: tuple[int, ...]  # axes of the result
@@ -42,7 +42,7 @@ class Source(NamedTuple):
 class Sink(NamedTuple):
     """`matrix.T @ u`: rows summed. The axes of the result are the matrix's columns before u's, or after them."""
 
-    matrix: Matrix
+    matrix: Factor
     u: Any
     rows: tuple[int, ...]  # axes of u
     columns_first: bool
@@ -65,7 +65,7 @@ def source_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Source | None
         placed = tuple(map(int, eqn.params["broadcast_dimensions"]))
         inner = tuple(axis for axis, to in enumerate(placed) if struct(s).shape[axis] != out.shape[to])
         rows = tuple(axis for axis in range(out.ndim) if axis not in placed or placed.index(axis) in inner)
-        return Source(Matrix(None, (), ()), s, inner, rows, 0.0)
+        return Source(Factor(None, (), ()), s, inner, rows, 0.0)
     product = _product(eqn, number, linear)
     if product is None:
         return None
@@ -75,7 +75,7 @@ def source_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Source | None
     free = tuple(axis for axis in range(struct(matrix).ndim) if axis not in axes)
     start = 0 if operand == 0 else struct(s).ndim - len(axes)
     inner, rows = tuple(others[k] for k in order), tuple(range(start, start + len(free)))
-    return Source(Matrix(matrix, free, tuple(sorted(axes))), s, inner, rows, _flops(eqn, axes, operand))
+    return Source(Factor(matrix, free, tuple(sorted(axes))), s, inner, rows, _flops(eqn, axes, operand))
 
 
 def sink_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Sink | None:
@@ -88,7 +88,7 @@ def sink_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Sink | None:
       (0,)
     """
     if eqn.primitive.name == "reduce_sum" and _moves(eqn.invars[0], linear):
-        return Sink(Matrix(None, (), ()), eqn.invars[0], tuple(sorted(eqn.params["axes"])), True, 0.0)
+        return Sink(Factor(None, (), ()), eqn.invars[0], tuple(sorted(eqn.params["axes"])), True, 0.0)
     product = _product(eqn, number, linear)
     if product is None:
         return None
@@ -96,7 +96,7 @@ def sink_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Sink | None:
     matrix, u = eqn.invars[operand], eqn.invars[1 - operand]
     order = sorted(range(len(axes)), key=others.__getitem__)
     free = tuple(axis for axis in range(struct(matrix).ndim) if axis not in axes)
-    matrix = Matrix(matrix, tuple(axes[k] for k in order), free)
+    matrix = Factor(matrix, tuple(axes[k] for k in order), free)
     return Sink(matrix, u, tuple(sorted(others)), operand == 0, _flops(eqn, axes, operand))
 
 

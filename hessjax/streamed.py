@@ -132,7 +132,7 @@ def _add_part(
     operator: Callable, loss: Callable, many: bool, params: PyTree, batch: PyTree, v: PyTree, total: PyTree
 ) -> PyTree:
     op = operator(loss, params, batch)
-    part = op.linearized().products(v) if many else multiply(op, v)
+    part = op.linearized(len(jax.tree.leaves(v)[0])).products(v) if many else multiply(op, v)
     return jax.tree.map(lambda t, x: t + rows.num_rows(batch) * x.astype(t.dtype), total, part)
 
 

@@ -27,6 +27,7 @@ def draw(*shape, seed=0):
 
 X, Y, Z, M, M2 = (draw(N, WIDTH, seed=k) for k in range(5))
 SEQUENCE, SEQUENCE_MASK = draw(10, 6, WIDTH), draw(10, 6, WIDTH, seed=1)
+WIDE = draw(N, 2, 4)
 W = draw(WIDTH, WIDTH)
 SQUARE = draw(WIDTH, WIDTH, seed=7)
 B = draw(WIDTH)
@@ -61,6 +62,23 @@ CASES = {
         lambda s: jnp.einsum("abi,abo->io", SEQUENCE, SEQUENCE_MASK * jnp.einsum("abi,io->abo", SEQUENCE, s)),
         W,
         True,
+    ),
+    "axes of rows in another order": (
+        lambda s: lax.dot_general(
+            jnp.asarray(SEQUENCE), jnp.einsum("abi,io->oba", SEQUENCE, s), (((0, 1), (2, 1)), ((), ()))
+        ),
+        W,
+        False,  # their transposition stands between
+    ),
+    "columns in another order": (
+        lambda s: over_rows(Y, M * lax.dot_general(jnp.asarray(WIDE), s, (((2, 1), (1, 2)), ((), ())))),
+        draw(WIDTH, 4, 2),
+        True,
+    ),
+    "a batch of products": (
+        lambda s: jnp.einsum("abi,abo->aio", SEQUENCE, jnp.einsum("abi,io->abo", SEQUENCE, s)),
+        W,
+        False,
     ),
     "two sums of one": (lambda s: (lambda u: (Y.T @ u, Z.T @ u, jnp.sum(u, 0)))(M * (X @ s)), W, True),
     "a bias among others": (lambda s: jnp.sum(M * (X @ s) + s[0] * M2, 0), W, False),
@@ -173,6 +191,86 @@ def test_a_tensor_that_does_not_pay_is_not_made():
     assert tensors(BATCH, 1000)
     assert not tensors(BATCH, 1)  # all sums over the rows, for one step
     assert not tensors(jax.tree.map(lambda x: x[:20], BATCH), 1000)  # no more numbers to read than rows to sum
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_either_side_may_be_infinite_where_its_rows_are_left_out(order, always):
+    """Each matrix is the source's of one sum and the sink's of the other."""
+    infinite = jnp.asarray(Z).at[0].set(jnp.inf)
+    counts = jnp.arange(N)[:, None] > 1
+
+    def function(s):
+        u, w = jnp.where(counts, X @ s, 0.0), jnp.where(counts, infinite @ s, 0.0)
+        return (over_rows(X, w), over_rows(X, u))[::order]
+
+    rewritten = contracted_once(pushed(function, jnp.asarray(W)), jnp.asarray(W), MANY)
+    assert not keeps_rows(rewritten)
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in function(W))
+    chex.assert_trees_all_close(rewritten(W), function(W), rtol=1e-12)
+
+
+def test_what_is_multiplied_by_nothing_stays_infinite(always):
+    """Of 0 x inf there is no sum, though of what `where` leaves out there is."""
+    x, zero = jnp.asarray(X).at[0, 1].set(jnp.inf), jnp.asarray(M).at[0].set(0.0)
+    for push in (lambda s: Y.T @ (zero * (x @ s)), lambda s: over_rows(x, zero * (Y @ s))):
+        rewritten = contracted_once(pushed(push, jnp.asarray(W)), jnp.asarray(W), MANY)
+        assert not keeps_rows(rewritten)
+        assert not bool(jnp.all(jnp.isfinite(rewritten(W))))
+        assert bool(jnp.all(jnp.isfinite(rewritten(W)) <= jnp.isfinite(push(W))))
+
+
+def test_estimates_have_the_derivative_they_had_where_masks_are_zero():
+    """At blank rows without biases an even activation's derivative is zero, but not that derivative's own."""
+    x = jnp.asarray(draw(1000, 2)).at[:300].set(0.0)
+    loss = lambda p, batch: 0.5 * (jnp.cos(batch[0] @ p[0] + p[1]) @ p[2] - batch[1])[:, 0] ** 2
+    weights = [jnp.asarray(w) for w in (draw(2, 4), np.zeros(4), draw(4, 1))]
+    estimate = lambda b: (
+        hj.trace(
+            hj.Hessian(loss, [weights[0], b, weights[2]], (x, jnp.asarray(draw(1000, 1)))),
+            KEY,
+            num_probes=100,
+            method="hutchinson",
+        ).value
+    )
+    step = 1e-5 * jnp.eye(4)[0]
+    difference = (estimate(weights[1] + step) - estimate(weights[1] - step)) / 2e-5
+    assert float(jax.grad(estimate)(weights[1])[0]) == pytest.approx(float(difference), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["halved", "scaled"])
+def test_masks_of_many_steps_are_neither_exponential_nor_deep(name):
+    step = {"halved": lambda h: h - 0.1 * h, "scaled": lambda h: h * M[:, :1]}[name]
+
+    def function(s):
+        h = X @ s
+        for _ in range({"halved": 60, "scaled": 600}[name]):
+            h = step(h)
+        return Y.T @ h
+
+    rewritten = contracted_once(pushed(function, jnp.asarray(W)), jnp.asarray(W), MANY)
+    chex.assert_trees_all_close(rewritten(W), function(W), rtol=1e-9)
+
+
+def test_params_without_entries_are_left_alone(always):
+    function = lambda s: (Y.T @ (M * (X @ s[0] + jnp.asarray(X)[:, :0] @ s[1])), s[1])
+    v = [jnp.asarray(W), jnp.zeros((0, WIDTH))]
+    rewritten = contracted_once(pushed(function, v), v, MANY)
+    chex.assert_trees_all_close(rewritten(v), function(v), rtol=1e-12)
+
+
+def test_numbers_of_products_share_programs():
+    loss, params = net(jnp.tanh)
+    traces = []
+
+    def counted(p, batch):
+        traces.append(1)
+        return loss(p, batch)
+
+    totals = []
+    for count in (256, 300, 512, 1000):
+        hj.Hessian(counted, params, BATCH).linearized(count)
+        totals.append(len(traces))
+    assert totals == [totals[0]] * 4
 
 
 def test_rows_that_are_masked_out_may_be_infinite(always):

@@ -75,9 +75,14 @@ CASES = {
         draw(WIDTH, 4, 2),
         True,
     ),
-    "a batch of products": (
+    "a batch of sums": (
         lambda s: jnp.einsum("abi,abo->aio", SEQUENCE, jnp.einsum("abi,io->abo", SEQUENCE, s)),
         W,
+        False,
+    ),
+    "a batch of vectors": (
+        lambda s: jnp.einsum("abi,abo->io", SEQUENCE, jnp.einsum("abi,aio->abo", SEQUENCE, s)),
+        draw(10, WIDTH, WIDTH),
         False,
     ),
     "two sums of one": (lambda s: (lambda u: (Y.T @ u, Z.T @ u, jnp.sum(u, 0)))(M * (X @ s)), W, True),

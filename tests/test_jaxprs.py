@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import io_callback
 
 from hessjax.jaxprs import Kept, linear_in, linearized_once, spliced
 
@@ -40,6 +41,16 @@ def test_effects_happen_as_often_as_they_did():
     linearized_once(function, jnp.float32(3.0))(jnp.float32(1.0))
     jax.effects_barrier()
     assert seen == [3.0, 3.0]
+
+
+def test_answers_from_the_host_are_not_equal_for_being_asked_alike():
+    answers = iter(range(1, 10))
+    ask = lambda: np.float32(next(answers))
+
+    def function(x):
+        return [x * io_callback(ask, jax.ShapeDtypeStruct((), "float32")) for _ in range(2)]
+
+    assert {float(x) for x in linearized_once(function, jnp.float32(1.0))(jnp.float32(1.0))} == {1.0, 2.0}
 
 
 @pytest.mark.parametrize(

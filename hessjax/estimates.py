@@ -184,7 +184,10 @@ def to_accuracy(
         found = exact[0]()
         return found._replace(num_matvecs=done.num_matvecs + found.num_matvecs)
 
-    return jax.lax.cond(reached(done) | (done.num_matvecs + exact[1] > max_matvecs), done.estimate, instead)
+    stays = reached(done) | (done.num_matvecs + exact[1] > max_matvecs)
+    if op.streamed:
+        return done.estimate() if bool(stays) else instead()
+    return jax.lax.cond(stays, done.estimate, instead)
 
 
 def to_rtol(

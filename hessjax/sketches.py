@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+STREAMED_AXES = 256  # unit vectors, and their products, held in one pass over streamed data
+
+
 def sampled(op: Operator, draw: Partial, xs: PyTree, sample: Callable) -> PyTree:
     """sample(z, A z) for z = draw(x) of every x (leading axis)."""
     if op.streamed:
@@ -150,7 +153,11 @@ def exact_square(op: Operator, unit: Any = None) -> tuple[Estimate, Array]:
 
 def along_axes(op: Operator, sample: Callable) -> Float[Array, " n"]:
     """sample(e, A e) of every unit vector e."""
-    return sampled(ready(op, op.size), Partial(_axis, op.domain()), jnp.arange(op.size), sample)
+    op, draw, axes = ready(op, op.size), Partial(_axis, op.domain()), jnp.arange(op.size)
+    if not op.streamed:
+        return sampled(op, draw, axes, sample)
+    parts = [axes[k : k + STREAMED_AXES] for k in range(0, op.size, STREAMED_AXES)]
+    return jnp.concatenate([sampled(op, draw, part, sample) for part in parts])
 
 
 def _axis(domain: Operator, j: Any) -> PyTree:

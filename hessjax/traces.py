@@ -56,7 +56,7 @@ def trace(
       method: "xtrace" (2 m products; exact once the vectors span the range of A, best where the spectrum decays),
         "hutch++" (1.5 m products, the same with half the vectors), "hutchinson" (m products, three vectors of memory).
       rtol: repeat with fresh test vectors until the 95 % interval is within rtol |value|; before more than n products
-        are taken for that, n that give the trace exactly (not of streamed data).
+        are taken for that, n that give the trace exactly.
       max_matvecs: products that rtol may take; whether it was reached, the result's `interval` tells.
 
     Returns:
@@ -174,8 +174,8 @@ def _limit(op: Any, num_probes: Any, rtol: Any, max_matvecs: Any, *, least: int 
 
 
 def _affordable(exact: Callable, op: Operator, limit: int) -> Callable | None:
-    """What n products say exactly, where so many may be taken; a pass over streamed data would hold n vectors."""
-    return exact if op.size <= limit and not op.streamed else None
+    """What n products say exactly, where so many may be taken."""
+    return exact if op.size <= limit else None
 
 
 def _signs(domain: Operator, key: PRNGKey) -> PyTree:

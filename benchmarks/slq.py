@@ -9,8 +9,8 @@ readings of 16.8 MB, and what is left is 0.60 of the products. `gflops` counts t
 products [1797, 256] x [256, 256]; "matrix product, torch" is PyTorch's rate of the same.
 
 `ratio` is the time over that of as many isolated products, a jitted call each, of the same round: for "hj.slq" it is
-the claim's. `ms` and `gradients` are for one product. `temp_m` is the workspace at m steps, from 32 on
-with those sums in it, which fewer do not make up for. Rivals, in turns with ours:
+the claim's. `ms` and `gradients` are for one product. `temp_m` is the workspace at m steps, from 32 on with those sums in
+it, which fewer steps do not make up for. Rivals, in turns with ours:
 
 - plain JAX: what one writes without a library, Lanczos on flat params in a scan, a probe after another.
 - on PyTorch, with `run.py bench --peers`, in a process and an environment of their own: PyHessian, hessian-eigenthings

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float, PyTree
 
-from hessjax.jaxprs import Kept, fresh, linear_in, may_rewrite, spliced, struct
+from hessjax.jaxprs import Kept, among, fresh, linear_in, may_rewrite, spliced, struct
 from hessjax.masks import ONE, Mask, Numbers, Terms, combined, values
 from hessjax.rowsums import Factor, Sink, Source, sink_of, source_of
 
@@ -106,7 +106,7 @@ def _read(program: Kept) -> Read:
     linear = linear_in(program.template.invars, program.eqns)
     read = Read({}, {}, {}, set())
     terms: dict[Any, Terms] = {}
-    of = lambda x: {} if isinstance(x, Literal) or x not in linear else terms.get(x, {x: ONE})
+    of = lambda x: terms.get(x, {x: ONE}) if among(x, linear) else {}
     for k, eqn in enumerate(program.eqns):
         sums = combined(eqn, linear, number, of)
         sink, source = sink_of(eqn, number, linear), source_of(eqn, number, linear)

@@ -18,7 +18,7 @@ from hessjax import trees
 from hessjax.devices import memory_available
 from hessjax.operators import Operator, multiply
 
-__all__ = ["between", "over", "product", "products", "ready", "repeat", "run", "space", "together", "until"]
+__all__ = ["between", "either", "over", "product", "products", "ready", "repeat", "run", "space", "together", "until"]
 
 # Scalars in vectors multiplied at once. On a CPU many leave the cache: 8 probes of an 85,002-parameter net took 1.8
 # times as long together as one after another, of 15,500 parameters 0.8, of 200 parameters 0.6; two or four at a time
@@ -162,3 +162,10 @@ def until(op: Operator, done: Callable[[Any], Bool[Array, ""]], step: Callable[[
     while not bool(done(state)):
         state = step(state)
     return state
+
+
+def either(op: Operator, which: Bool[Array, ""], one: Callable[[], Any], other: Callable[[], Any]) -> Any:
+    """`one()` where `which`, else `other()`; without leaving the compiled program unless the operator is streamed."""
+    if not op.streamed:
+        return jax.lax.cond(which, one, other)
+    return one() if bool(which) else other()

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
 from hessjax.arguments import check_count
-from hessjax.driving import ready, until
+from hessjax.driving import either, ready, until
 from hessjax.operators import Operator
 from hessjax.trees import PRNGKey
 
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
     def interval(self, num_probes: int) -> tuple[PyTree, PyTree]:
         """Ends of the 95 % interval, of an estimate from so many probes; any number from 40 on is the same.
 
-        With `rtol`, all probes that were taken: num_matvecs, by `hutchinson`.
+        With `rtol`, they are those of all repeats: num_matvecs over the products that one probe takes.
 
         Example:
           >>> low, high = Estimate(jnp.float32(5.0), jnp.float32(0.1), jnp.int32(8)).interval(num_probes=8)
@@ -185,9 +185,7 @@ def to_accuracy(
         return found._replace(num_matvecs=done.num_matvecs + found.num_matvecs)
 
     stays = reached(done) | (done.num_matvecs + exact[1] > max_matvecs)
-    if op.streamed:
-        return done.estimate() if bool(stays) else instead()
-    return jax.lax.cond(stays, done.estimate, instead)
+    return either(op, stays, done.estimate, instead)
 
 
 def to_rtol(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from hessjax import trees
 
-__all__ = ["Kept", "fresh", "linear_in", "linearized_once", "may_rewrite", "spliced", "struct"]
+__all__ = ["Kept", "among", "fresh", "linear_in", "linearized_once", "may_rewrite", "spliced", "struct"]
 
 CALLS = {"jit", "pjit"}  # of compiled functions inside a program; the name changed in jax 0.7
 
@@ -100,30 +100,38 @@ class Kept(NamedTuple):
     @classmethod
     def of(cls, push: Callable[[PyTree], PyTree], v: PyTree) -> Kept:
         """The program of `push` at vectors like `v`, without compiled functions inside it or implicit broadcasts."""
+        if isinstance(push, jax.tree_util.Partial) and isinstance(push.func, _Program):  # rewritten before
+            return push.func.with_kept(push.args[0])
         closed, shape = jax.make_jaxpr(push, return_shape=True)(v)
         kept = dict(zip(closed.jaxpr.constvars, map(jnp.asarray, closed.consts), strict=True))
         eqns = [plain for eqn in closed.eqns for plain in _plain(eqn)]
         linear = linear_in(closed.jaxpr.invars, eqns)
         eqns = [whole for eqn in eqns for whole in _whole(eqn, linear)]
-        return cls(closed.jaxpr, kept, eqns, jax.tree.structure(shape))
+        template = closed.jaxpr.replace(constvars=[], eqns=[])
+        return cls(template, kept, eqns, jax.tree.structure(shape))
 
     def function(self) -> Callable[[PyTree], PyTree]:
         """It as a function, a pytree whose leaves are what it uses of what is kept."""
         eqns, used = _live(self.eqns, self.template.outvars)
         kept = {var: x for var, x in self.kept.items() if var in used}
-        jaxpr = self.template.replace(constvars=[*kept], eqns=eqns)  # the constants in order, not yet their values
-        return jax.tree_util.Partial(_Program(jaxpr, self.structure), [*kept.values()])
+        return jax.tree_util.Partial(_Program(self.template, [*kept], eqns, self.structure), [*kept.values()])
 
 
 @dataclass(frozen=True, eq=False)
 class _Program:
     """A program without its constants, static where operators are pytrees: equal to itself alone."""
 
-    jaxpr: Jaxpr
+    template: Jaxpr
+    names: list[Any]  # of what is kept
+    eqns: list[JaxprEqn]
     structure: Any
 
     def __call__(self, consts: list[Array], v: PyTree) -> PyTree:
-        return self.structure.unflatten(jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*jax.tree.leaves(v)))
+        jaxpr = self.template.replace(constvars=self.names, eqns=self.eqns)
+        return self.structure.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(v)))
+
+    def with_kept(self, consts: list[Array]) -> Kept:
+        return Kept(self.template, dict(zip(self.names, consts, strict=True)), self.eqns, self.structure)
 
 
 def _live(all_eqns: list[JaxprEqn], results: Sequence[Any]) -> tuple[list[JaxprEqn], set[Any]]:
@@ -147,7 +155,7 @@ def _plain(eqn: JaxprEqn) -> list[JaxprEqn]:
 
 def _can_be_spliced(program: ClosedJaxpr) -> bool:
     computed, results = {var for eqn in program.eqns for var in eqn.outvars}, program.jaxpr.outvars
-    found = {x for x in results if not isinstance(x, Literal) and x in computed}
+    found = {x for x in results if among(x, computed)}
     return not program.consts and len(found) == len(results)
 
 
@@ -157,11 +165,22 @@ def _whole(eqn: JaxprEqn, linear: set[Any]) -> list[JaxprEqn]:
         return [eqn]
     [shape], inputs, before = (struct(x).shape for x in eqn.outvars), list(eqn.invars), []
     for k, x in enumerate(inputs):
-        if not isinstance(x, Literal) and x in linear and struct(x).shape != shape:
+        if among(x, linear) and struct(x).shape != shape:
             broadcast = partial(lax.broadcast_in_dim, shape=shape, broadcast_dimensions=range(struct(x).ndim))
             inputs[k] = fresh(jax.ShapeDtypeStruct(shape, struct(x).dtype))
             before += spliced(broadcast, [x], [inputs[k]])
     return [*before, eqn.replace(invars=inputs)]
+
+
+def among(atom: Any, variables: Container[Any]) -> bool:
+    """Whether it is one of some variables; literals are none, nor can they be looked up.
+
+    Example:
+      >>> jaxpr = jax.make_jaxpr(lambda x: x + 1.0)(1.0).jaxpr
+      >>> [among(atom, {*jaxpr.invars}) for atom in jaxpr.eqns[0].invars]
+      [True, False]
+    """
+    return not isinstance(atom, Literal) and atom in variables
 
 
 def fresh(like: Any) -> Any:
@@ -185,7 +204,7 @@ def linear_in(arguments: Sequence[Any], eqns: list[JaxprEqn]) -> set[Any]:
     """
     found = {*arguments}
     for eqn in eqns:
-        if any(not isinstance(x, Literal) and x in found for x in eqn.invars):
+        if any(among(x, found) for x in eqn.invars):
             found |= {*eqn.outvars}
     return found
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array
 
-from hessjax.jaxprs import struct
+from hessjax.jaxprs import among, struct
 
 __all__ = ["ONE", "Mask", "Numbers", "Terms", "combined", "values"]
 
@@ -100,7 +100,7 @@ def combined(eqn: JaxprEqn, linear: set[Any], number: Numbers, terms: Callable[[
       (frozenset({(('#0',), -1)}), [-2.0, -3.0])
     """
     shape = struct(eqn.outvars[0]).shape if len(eqn.outvars) == 1 else None
-    moving = [not isinstance(x, Literal) and x in linear for x in eqn.invars]
+    moving = [among(x, linear) for x in eqn.invars]
     if any(struct(x).shape != shape for x, moves in zip(eqn.invars, moving, strict=True) if moves):
         return None
     out = _combined(eqn, moving, number, terms)

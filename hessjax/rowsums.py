@@ -9,9 +9,9 @@ import math
 from typing import Any, NamedTuple
 
 from jax import lax
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
-from hessjax.jaxprs import struct
+from hessjax.jaxprs import among, struct
 from hessjax.masks import Numbers
 
 __all__ = ["Factor", "Sink", "Source", "sink_of", "source_of"]
@@ -60,7 +60,7 @@ def source_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Source | None
       >>> source.matrix.rows, source.matrix.columns, source.inner, source.rows, source.flops
       ((0,), (1,), (0,), (0,), 210.0)
     """
-    if eqn.primitive.name == "broadcast_in_dim" and _moves(eqn.invars[0], linear):
+    if eqn.primitive.name == "broadcast_in_dim" and among(eqn.invars[0], linear):
         [s], out = eqn.invars, struct(eqn.outvars[0])
         placed = tuple(map(int, eqn.params["broadcast_dimensions"]))
         inner = tuple(axis for axis, to in enumerate(placed) if struct(s).shape[axis] != out.shape[to])
@@ -69,13 +69,10 @@ def source_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Source | None
     product = _product(eqn, number, linear)
     if product is None:
         return None
-    operand, axes, others = product
-    matrix, s = eqn.invars[operand], eqn.invars[1 - operand]
-    order = sorted(range(len(axes)), key=axes.__getitem__)
-    free = tuple(axis for axis in range(struct(matrix).ndim) if axis not in axes)
-    start = 0 if operand == 0 else struct(s).ndim - len(axes)
-    inner, rows = tuple(others[k] for k in order), tuple(range(start, start + len(free)))
-    return Source(Factor(matrix, free, tuple(sorted(axes))), s, inner, rows, _flops(eqn, axes, operand))
+    columns, inner = zip(*sorted(product.pairs), strict=True) if product.pairs else ((), ())
+    start = 0 if product.first else struct(product.other).ndim - len(inner)
+    rows = tuple(range(start, start + len(product.free)))
+    return Source(Factor(product.matrix, product.free, columns), product.other, inner, rows, product.flops)
 
 
 def sink_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Sink | None:
@@ -87,35 +84,37 @@ def sink_of(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Sink | None:
       >>> sink_of(program.eqns[0], {}, {*program.invars}).rows
       (0,)
     """
-    if eqn.primitive.name == "reduce_sum" and _moves(eqn.invars[0], linear):
+    if eqn.primitive.name == "reduce_sum" and among(eqn.invars[0], linear):
         return Sink(Factor(None, (), ()), eqn.invars[0], tuple(sorted(eqn.params["axes"])), True, 0.0)
     product = _product(eqn, number, linear)
-    if product is None:
+    if product is None or not product.pairs:
         return None
-    operand, axes, others = product
-    matrix, u = eqn.invars[operand], eqn.invars[1 - operand]
-    order = sorted(range(len(axes)), key=others.__getitem__)
-    free = tuple(axis for axis in range(struct(matrix).ndim) if axis not in axes)
-    matrix = Factor(matrix, tuple(axes[k] for k in order), free)
-    return Sink(matrix, u, tuple(sorted(others)), operand == 0, _flops(eqn, axes, operand))
+    rows, matrix_rows = zip(*sorted(pair[::-1] for pair in product.pairs), strict=True)
+    return Sink(Factor(product.matrix, matrix_rows, product.free), product.other, rows, product.first, product.flops)
 
 
-def _product(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
-    """Of a matrix product with something kept: which operand that is, its contracted axes, those of the other."""
+class Product(NamedTuple):
+    """A product of something kept: it, the other operand, their axes that are contracted, the axes of it that stay."""
+
+    matrix: Any
+    other: Any
+    pairs: list[tuple[int, int]]
+    free: tuple[int, ...]
+    first: bool  # whether it is the left operand, whose axes come first in the result
+    flops: float
+
+
+def _product(eqn: JaxprEqn, number: Numbers, linear: set[Any]) -> Product | None:
     if eqn.primitive is not lax.dot_general_p or eqn.params.get("out_sharding") is not None:
         return None
-    kept = [not isinstance(x, Literal) and x in number for x in eqn.invars]
     contracted, batch = eqn.params["dimension_numbers"]
     dtypes = {struct(x).dtype for x in (*eqn.invars, *eqn.outvars)}
-    if any(batch) or sum(kept) != 1 or len(dtypes) != 1 or not _moves(eqn.invars[1 - kept.index(True)], linear):
+    kept, moves = ([among(x, which) for x in eqn.invars] for which in (number, linear))
+    if any(batch) or len(dtypes) != 1 or sum(kept) != 1 or sum(moves) != 1:
         return None
-    operand = kept.index(True)
-    return operand, tuple(contracted[operand]), tuple(contracted[1 - operand])
-
-
-def _moves(x: Any, linear: set[Any]) -> bool:
-    return not isinstance(x, Literal) and x in linear
-
-
-def _flops(eqn: JaxprEqn, axes: tuple[int, ...], operand: int) -> float:
-    return 2.0 * math.prod(struct(eqn.outvars[0]).shape) * math.prod(struct(eqn.invars[operand]).shape[k] for k in axes)
+    k = kept.index(True)
+    shape, axes = struct(eqn.invars[k]).shape, contracted[k]
+    free = tuple(axis for axis in range(len(shape)) if axis not in axes)
+    flops = 2.0 * math.prod(struct(eqn.outvars[0]).shape) * math.prod(shape[axis] for axis in axes)
+    pairs = list(zip(axes, contracted[1 - k], strict=True))
+    return Product(eqn.invars[k], eqn.invars[1 - k], pairs, free, k == 0, flops)

@@ -155,5 +155,3 @@ def _check_batches(batches: Any) -> None:
             f"batches is {type(batches).__name__}, wanted an iterable of batches such as a list; for one batch that "
             "fits in memory write Hessian(loss, params, batch)."
         )
-    if isinstance(batches, list | tuple) and not batches:
-        raise ValueError("batches is empty: nothing to take a mean of.")

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 from jaxtyping import Array, PyTree
 
-from hessjax.jaxprs import Kept, fresh, may_rewrite, spliced, struct
+from hessjax.jaxprs import Kept, among, fresh, may_rewrite, spliced, struct
 
 __all__ = ["transposed_once"]
 
@@ -60,7 +60,7 @@ def _form(eqn: JaxprEqn, kept: Mapping[Any, Any]) -> _Form | None:
     """How a product is rewritten; None where it is of a fast form, or nothing it contracts stays the same."""
     if eqn.primitive is not lax.dot_general_p or eqn.params.get("out_sharding") is not None:
         return None
-    stays = [not isinstance(x, Literal) and x in kept for x in eqn.invars]
+    stays = [among(x, kept) for x in eqn.invars]
     contracted, batch = eqn.params["dimension_numbers"]
     left = struct(eqn.invars[0]).ndim
     if any(batch) or sum(stays) != 1 or tuple(contracted[0]) == tuple(range(left))[left - len(contracted[0]) :]:

@@ -39,6 +39,7 @@ _EXPORTS = {
     "eigh": "assembly",
     "eigsh": "extremes",
     "eigvalsh": "assembly",
+    "explain": "assembly",
     "frobenius_norm": "traces",
     "inertia": "assembly",
     "kpm": "quadrature",
@@ -87,6 +88,7 @@ __all__ = [
     "eigh",
     "eigsh",
     "eigvalsh",
+    "explain",
     "frobenius_norm",
     "inertia",
     "kpm",
@@ -108,7 +110,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from hessjax import adapters, landscapes, plot
-    from hessjax.assembly import Inertia, dense, eigh, eigvalsh, inertia
+    from hessjax.assembly import Inertia, dense, eigh, eigvalsh, explain, inertia
     from hessjax.checks import OperatorError, check_operator
     from hessjax.config import Sweep
     from hessjax.curvature import Hessian

@@ -1,31 +1,25 @@
 """Exact dense curvature and its spectrum: operator -> [n, n] -> eigenvalues, counts.
 
-Columns are products with unit vectors, a block at a time over one linearisation. For a few thousand parameters;
-beyond that the matrix itself is the problem and the answer is matrix-free.
+For a few thousand parameters; beyond that the matrix itself is the problem and the answer is matrix-free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from hessjax import stacks, trees
-from hessjax.convolutions import fast_in_loops
+from hessjax.columns import COLUMNS
+from hessjax.composition import Plan, lower, pass_numbers, plan, unit_vectors
 from hessjax.devices import memory_available
 from hessjax.matrices import Matrix, check_symmetric
 from hessjax.operators import Operator, check_operand
 
-__all__ = ["Eigh", "Inertia", "counts", "dense", "eigh", "eigvalsh", "inertia"]
-
-# Columns per pass: the tangents of 64 columns stay near the cache while the products stay matrix-matrix;
-# within 15 % of the best of 16, 32, 64, 113, all on the main job, on one and on two devices.
-COLUMNS = 64
-
+__all__ = ["Eigh", "Inertia", "counts", "dense", "eigh", "eigvalsh", "explain", "inertia"]
 
 class Inertia(NamedTuple):
     """How many eigenvalues lie below -threshold, within it, and above it; one row per matrix of the stack.
@@ -48,21 +42,25 @@ class Eigh(NamedTuple):
     vectors: Float[Array, "*batch n n"]
 
 
-def dense(op: Operator, *, columns: int | None = None) -> Float[Array, "n n"]:
+def dense(op: Operator, *, columns: int | None = None, memory: int | None = None) -> Float[Array, "n n"]:
     """The operator as a matrix, exactly symmetric, in `ravel_pytree` order.
+
+    Second derivatives of losses whose rows do not meet are put together from per-layer pieces, all others from columns,
+    which are products with unit vectors; `explain` says which.
 
     Args:
       op: any operator; traced or concrete.
       columns: unit vectors per pass; None: 64. More take more memory, less are slower. A streamed operator reads its
         batches once a pass.
+      memory: bytes that pieces may take; what would take more is columns. None: a quarter of what is available.
 
     Returns:
-      The lower triangle of the assembled columns, mirrored: symmetric to the last bit. Rounding is the only asymmetry
-      that products of second derivatives have; `check_operator` measures it.
+      The lower triangle, mirrored: symmetric to the last bit. Rounding is the only asymmetry that second derivatives
+      have; `check_operator` measures it.
 
     Raises:
       TypeError: `op` is no operator.
-      ValueError: columns below 1, or a matrix that would not fit in memory.
+      ValueError: columns or memory below 1, or a matrix that would not fit in memory.
 
     Example:
       >>> import hessjax as hj
@@ -70,41 +68,50 @@ def dense(op: Operator, *, columns: int | None = None) -> Float[Array, "n n"]:
       >>> hj.dense(H).tolist()
       [[6.0, 2.0], [2.0, 0.0]]
     """
-    if columns is not None and columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}.")
+    for name, value in (("columns", columns), ("memory", memory)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
     if isinstance(op, Matrix):
         return _mirrored(jnp.asarray(op.a))
     check_operand(op)
-    n = op.size
-    _check_fits(n, op.dtype)
-    passes = -(-n // min(columns or COLUMNS, n))
-    return _streamed_columns(op, passes) if op.streamed else _columns(op, passes)
+    _check_fits(op.size, op.dtype)
+    if op.streamed:
+        return _streamed_columns(op, -(-op.size // min(columns or COLUMNS, op.size)))
+    return _assembled(op, columns or COLUMNS, memory)
 
 
-@partial(jax.jit, static_argnames="passes")  # compiled once per loss and shapes, however often params move
-def _columns(op: Operator, passes: int) -> Float[Array, "n n"]:
-    n, linear = op.size, op.linearized()
-    unit = _units(op)
-    column = lambda j: trees.ravel(linear.product(unit(j)))[0]
-    return _mirrored(jax.lax.map(fast_in_loops(jax.vmap(column)), _numbers(n, passes)).reshape(-1, n)[:n])
+@partial(jax.jit, static_argnames=("columns", "memory"))  # once per loss and shapes, however often params move
+def _assembled(op: Operator, columns: int, memory: int | None) -> Float[Array, "n n"]:
+    return _mirrored(lower(op, columns=columns, memory=memory))
+
+
+def explain(op: Operator) -> Plan:
+    """How `dense` puts an operator together: leaf by leaf, with what it is expected to take; nothing is computed.
+
+    Args:
+      op: any operator.
+
+    Returns:
+      A `Plan`, which prints as a table.
+
+    Raises:
+      TypeError: `op` is no operator.
+
+    Example:
+      >>> import hessjax as hj
+      >>> loss = lambda p, x: jnp.sum(jnp.tanh(x @ p["w"]) ** 2, -1)
+      >>> plan = hj.explain(hj.Hessian(loss, {"w": jnp.zeros((8, 4))}, jnp.zeros((100, 8))))
+      >>> [(leaf.path, leaf.way, leaf.why, leaf.tangents) for leaf in plan.leaves]
+      [('w', 'pieces', 'dense', 4)]
+    """
+    check_operand(op)
+    return plan(op)
 
 
 def _streamed_columns(op: Operator, passes: int) -> Float[Array, "n n"]:
-    n, units, flat = op.size, jax.jit(jax.vmap(_units(op))), jax.jit(jax.vmap(lambda v: trees.ravel(v)[0]))
-    blocks = [flat(op.products(units(numbers))) for numbers in _numbers(n, passes)]
+    n, units, flat = op.size, jax.jit(jax.vmap(unit_vectors(op))), jax.jit(jax.vmap(lambda v: trees.ravel(v)[0]))
+    blocks = [flat(op.products(units(numbers))) for numbers in pass_numbers(n, passes)]
     return _mirrored(jnp.concatenate(blocks)[:n])
-
-
-def _units(op: Operator) -> Callable[[Array], PyTree]:
-    """j -> the j-th unit vector, made where it is used: the identity itself is never stored."""
-    flat, unravel = trees.ravel(trees.zeros_like(op.like))
-    return lambda j: unravel((jnp.arange(flat.size) == j).astype(flat.dtype))
-
-
-def _numbers(n: int, passes: int) -> Int[Array, "passes width"]:
-    # Equal passes, so that one block is compiled and at most passes - 1 columns are padding.
-    width = -(-n // passes)
-    return jnp.arange(passes * width).reshape(passes, width)
 
 
 def _mirrored(a: Float[Array, "n n"]) -> Float[Array, "n n"]:

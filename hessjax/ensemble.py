@@ -91,7 +91,8 @@ def sweep(
     if workers > 1:
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
-    lanes.compile(store.read("step").tolist(), store.attributes.get("columns"))
+    how = store.attributes.get("columns"), store.attributes.get("pieces", False)  # stores begun before there were pieces
+    lanes.compile(store.read("step").tolist(), *how)
     log = partial(_log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
     log("start", t=began, units=len(todo), compile_s=lanes.compile_s, device=devices.describe())
     total = sum(b - a for a, b in map(store.span, todo))
@@ -133,7 +134,8 @@ def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) 
         lanes.compile(steps)  # what does not fit in memory is refused before there is a store
         attributes = {
             **identity,
-            "columns": lanes.columns,  # decides the last bits, so whoever resumes begins with the same
+            "columns": lanes.columns,  # these decide the last bits, so whoever resumes begins with the same
+            "pieces": lanes.pieces,
             "title": f"{lanes.config.landscape_name}: Hessian spectra of {lanes.config.num_inits} inits",
             "fingerprint": lanes.config.fingerprint,
             "versions": devices.versions(),

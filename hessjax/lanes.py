@@ -19,8 +19,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
-from hessjax.assembly import COLUMNS, counts, dense, eigvalsh, row_sum_norm
+from hessjax.assembly import counts, dense, eigvalsh, row_sum_norm
 from hessjax.checks import OperatorError, check_operator
+from hessjax.columns import COLUMNS
 from hessjax.config import Sweep
 from hessjax.curvature import Hessian
 from hessjax.devices import lane_mesh, memory_available
@@ -32,6 +33,7 @@ from hessjax.train import Trainer, TrainState, make_optimizer
 
 __all__ = ["Lanes", "measure", "resolve"]
 
+PIECES = 2**30  # bytes of one init's pieces: the same on every machine, as the way they are added decides the last bits
 PILOT = 32  # inits whose median loss places the times
 
 
@@ -77,6 +79,7 @@ def measure(
     spectrum: bool = True,
     chunk: int | None = None,
     columns: int = COLUMNS,
+    pieces: bool = True,
 ) -> dict[str, Array]:
     """One init at one time: every number of its row.
 
@@ -86,7 +89,8 @@ def measure(
       tol: relative threshold of the counts.
       spectrum: whether all eigenvalues are among the numbers.
       chunk: rows per pass.
-      columns: Hessian columns per pass.
+      columns: Hessian columns per pass, of the leaves that are columns.
+      pieces: whether leaves may be put together from pieces, of up to 1 GiB.
 
     Example:
       >>> land = landscapes.get("quadratic", eigenvalues=(-1.0, 2.0))
@@ -95,7 +99,8 @@ def measure(
       (1, 1)
     """
     loss, grad = jax.value_and_grad(lambda p: mean_loss(land.loss, p, land.batch))(params)
-    matrix = dense(Hessian(land.loss, params, land.batch, chunk=chunk), columns=columns)
+    op = Hessian(land.loss, params, land.batch, chunk=chunk)
+    matrix = dense(op, columns=columns, memory=PIECES if pieces else 1)
     matrix = jnp.where(jnp.isfinite(loss), matrix, jnp.nan)  # a diverged init has no curvature to count
     values = eigvalsh(matrix)
     found = counts(values, row_sum_norm(matrix), tol=tol)
@@ -148,7 +153,7 @@ class Lanes:
             options=config.optimizer_options,
         )
         self.trainer = Trainer(land.loss, optimizer, land.batch, config.batch_size)
-        self.columns, self.compile_s, self.times = COLUMNS, 0.0, []
+        self.columns, self.pieces, self.compile_s, self.times = COLUMNS, True, 0.0, []
         if config.chunk is not None:  # a scalar loss with chunk is refused before anything runs
             _ = jax.eval_shape(lambda p: Hessian(land.loss, p, land.batch, chunk=config.chunk).mv(p), self._struct)
 
@@ -193,6 +198,7 @@ class Lanes:
             spectrum=self.config.measure == "spectrum",
             chunk=self.config.chunk,
             columns=self.columns,
+            pieces=self.pieces,
         )
 
     def _sharded(self, f: Callable, *scalars: bool) -> Callable:
@@ -201,17 +207,18 @@ class Lanes:
         specs = tuple(same if scalar else lane for scalar in scalars)
         return jax.shard_map(f, mesh=self.mesh, in_specs=specs, out_specs=lane, check_vma=False)
 
-    def compile(self, steps: list[int], columns: int | None = None) -> None:
-        """Compiles the three programs, once; the measuring one in as many columns as fit the memory bound.
+    def compile(self, steps: list[int], columns: int | None = None, pieces: bool = True) -> None:
+        """Compiles the three programs, once; the measuring one of pieces, or in as many columns, as fit the memory bound.
 
         Args:
           steps: what `run` measures at; may change without compiling again.
           columns: Hessian columns per pass to begin with, as a store begun elsewhere recorded them; None: the usual.
+          pieces: whether to begin with pieces; recorded too.
         """
         self.times = steps
         if self.compile_s:
             return
-        began, self.columns = time.perf_counter(), columns or COLUMNS
+        began, self.columns, self.pieces = time.perf_counter(), columns or COLUMNS, pieces
         inits, zero = self._numbers(0), jnp.int32(0)
         state = jax.eval_shape(jax.vmap(self._start), inits)
         together = jax.vmap(self._advance, in_axes=(0, 0, None, None))
@@ -221,9 +228,10 @@ class Lanes:
         while True:
             one_by_one = jax.jit(self._sharded(partial(jax.lax.map, self._measure), False))
             self._run_measure = one_by_one.lower(state.params).compile()
-            if self._workspace() <= self.memory or self.columns == 1:
+            if self._workspace() <= self.memory or (self.columns == 1 and not self.pieces):
                 break
-            self.columns = max(1, self.columns // 4)
+            self.columns = max(1, self.columns // 4) if not self.pieces else self.columns
+            self.pieces = False
         if self._workspace() > self.memory:
             raise ValueError(
                 f"measuring one init needs {self._workspace() / 2**20:.3g} MiB with one column at a time, over the "

@@ -36,6 +36,7 @@ __all__ = [
     "scale",
     "size",
     "structs",
+    "tracks_varying",
     "vary_like",
     "vary_with",
     "zeros_like",
@@ -125,6 +126,21 @@ def in_shard_map() -> bool:
       False
     """
     return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def tracks_varying(tree: PyTree) -> bool:
+    """Whether arrays are marked as varying over axes of a mesh: in `jax.shard_map`, unless without check_vma.
+
+    Example:
+      >>> tracks_varying(jnp.ones(2))
+      False
+    """
+
+    def axes(x: Any) -> Any:
+        kind = jax.typeof(x)
+        return getattr(kind, "vma", None) or getattr(getattr(kind, "mat", None), "varying", None)  # renamed in 0.10
+
+    return in_shard_map() and any(axes(x) for x in jax.tree.leaves(tree))
 
 
 def vary_like(v: PyTree, like: PyTree) -> PyTree:

@@ -336,7 +336,8 @@ def test_more_lanes_compile_nothing_and_trace_nothing(monkeypatch):
 
 def test_a_memory_bound_is_kept_by_fewer_columns_or_refused_in_one_line():
     inputs = np.random.default_rng(0).standard_normal((300, 8)).astype("float32")
-    loss = lambda w, x: jnp.sum(jnp.tanh(x @ w), axis=-1) ** 2
+    # Examples are coupled, so that every leaf is columns.
+    loss = lambda w, x: jnp.var(jnp.sum(jnp.tanh(x @ w), axis=-1))
     land = Landscape("wide", lambda key: jax.random.normal(key, (8, 6)), loss, inputs)
     config = Sweep(landscape=land, num_inits=1, num_steps=0, times=1)
     free = Lanes(config, resolve(config))
@@ -351,6 +352,22 @@ def test_a_memory_bound_is_kept_by_fewer_columns_or_refused_in_one_line():
         Lanes(config, resolve(config), 1).compile([0])
     assert "\n" not in str(caught.value)
     assert "chunk=" in str(caught.value)
+
+
+def test_a_memory_bound_that_pieces_break_is_kept_by_columns():
+    inputs = np.random.default_rng(0).standard_normal((30, 40)).astype("float32")
+    loss = lambda w, x: jnp.sum(jnp.tanh(x @ w), axis=-1) ** 2
+    land = Landscape("wide", lambda key: jax.random.normal(key, (40, 2)), loss, inputs)
+    config = Sweep(landscape=land, num_inits=1, num_steps=0, times=1)
+    free = Lanes(config, resolve(config))
+    rows = run(free, [0])
+    assert free.pieces
+    bounded = Lanes(config, resolve(config), free._workspace() - 1)
+    fewer = run(bounded, [0])
+    assert not bounded.pieces
+    assert bounded._workspace() <= bounded.memory
+    tolerance = ROUNDING * 80 * np.finfo("float32").eps * np.abs(rows["eigenvalues"]).max()
+    assert_allclose(fewer["eigenvalues"], rows["eigenvalues"], atol=tolerance, rtol=0)
 
 
 def test_float64_without_x64_is_refused_with_the_line_to_write():

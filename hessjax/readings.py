@@ -91,14 +91,14 @@ def reading(program: ClosedJaxpr, num_leaves: int, arguments: Sequence[Spread], 
     moving = linear_in(jaxpr.invars[:num_leaves], jaxpr.eqns)
     reader = _Reader(num_rows, [], [], {}, set())
     leaves = {x: frozenset({k}) for k, x in enumerate(jaxpr.invars[:num_leaves])}
-    views = {x: _Affine(leaves[x], False) for x in leaves}
+    views = {x: _Affine(leaves[x], ()) for x in leaves}
     whole = [FREE if isinstance(x, Literal) else spreads[x] for x in jaxpr.outvars]
     linear = _linear(jaxpr, moving) if whole == [TOTAL] else set()
     if COUPLED in whole:
         reader.refuse(range(num_leaves), "rows of the data meet before the loss is summed over them")
         level = Level(program, {}, {}, {})
     else:
-        level = reader.level(program, spreads, leaves, views, set(), linear, (), ())
+        level = reader.level(program, spreads, leaves, views, set(), linear, ())
     seen = frozenset().union(*(use.leaves for use in reader.uses))
     if TOTAL not in whole and not any(map(is_rows, whole)):
         reader.refuse(range(num_leaves), "no rows of the data are in the loss")
@@ -109,10 +109,10 @@ def reading(program: ClosedJaxpr, num_leaves: int, arguments: Sequence[Spread], 
 
 
 class _Affine(NamedTuple):
-    """A variable without data that is affine in leaves; whether it is another one at every step of the loop it is in."""
+    """A variable without data that is affine in leaves; of each loop about it, whether it is another one every step."""
 
     leaves: frozenset[int]
-    stepped: bool
+    loops: tuple[bool, ...]
 
 
 class _Reader(NamedTuple):
@@ -134,7 +134,6 @@ class _Reader(NamedTuple):
         views: dict[Any, _Affine],
         stepping: set[Any],
         linear: set[Any],
-        loops: tuple[bool, ...],
         lengths: tuple[int, ...],
     ) -> Level:
         """Reads one level, adding to `leaves` and `views` of its arguments. `stepping`: what changes as a loop goes on."""
@@ -148,10 +147,10 @@ class _Reader(NamedTuple):
             elif not of:
                 continue
             elif eqn.primitive.name == "scan":
-                found.inner[number] = self._loop(eqn, [*map(spread, eqn.invars)], leaves, views, loops, lengths)
+                found.inner[number] = self._loop(eqn, [*map(spread, eqn.invars)], leaves, views, lengths)
             elif all(x in linear for x in (*of, *eqn.outvars)):
                 self.joined.update(eqn.outvars)
-            elif not self._used(found, number, [*map(spread, eqn.invars)], views, made, loops, lengths):
+            elif not self._used(found, number, [*map(spread, eqn.invars)], views, made, lengths):
                 reason = f"it meets the data in {eqn.primitive.name!r}, of which no form is known"
                 self.refuse(frozenset().union(*of.values()), reason)
         self._share_sites(found)
@@ -164,10 +163,10 @@ class _Reader(NamedTuple):
         every = frozenset().union(*of.values())
         leaves |= dict.fromkeys(eqn.outvars, every)
         steady = not any(among(x, stepping) for x in eqn.invars)
-        if steady and all(x in views for x in of) and is_affine(eqn, [*of]) and len({views[x].stepped for x in of}) == 1:
-            views |= dict.fromkeys(eqn.outvars, _Affine(every, views[next(iter(of))].stepped))
+        if steady and all(x in views for x in of) and is_affine(eqn, [*of]) and len({views[x].loops for x in of}) == 1:
+            views |= dict.fromkeys(eqn.outvars, _Affine(every, views[next(iter(of))].loops))
 
-    def _used(self, found: Level, number: int, spreads: list, views: dict, made: dict, loops, lengths) -> bool:
+    def _used(self, found: Level, number: int, spreads: list, views: dict, made: dict, lengths: tuple[int, ...]) -> bool:
         eqn = found.program.jaxpr.eqns[number]
         weights = [k for k, x in enumerate(eqn.invars) if among(x, views) and spreads[k] == FREE]
         if len(weights) != 1 or len(eqn.outvars) != 1:
@@ -177,14 +176,13 @@ class _Reader(NamedTuple):
         form = form_of(eqn, k, view, spreads, self.num_rows)
         if form is None:
             return False
-        loops = (*loops[:-1], affine.stepped) if loops else ()
         out = struct(eqn.outvars[0])
         found.uses[number], found.taps[number] = len(self.uses), len(self.sites)
-        self.uses.append(Use(number, form, view.var, 1 - k, affine.leaves, loops, lengths, len(self.sites)))
+        self.uses.append(Use(number, form, view.var, 1 - k, affine.leaves, affine.loops, lengths, len(self.sites)))
         self.sites.append(Site((*lengths, *out.shape), out.dtype, lengths))
         return True
 
-    def _loop(self, eqn: JaxprEqn, spreads: list, leaves: dict, views: dict, loops, lengths) -> Level:
+    def _loop(self, eqn: JaxprEqn, spreads: list, leaves: dict, views: dict, lengths: tuple[int, ...]) -> Level:
         consts, carry = scan_counts(eqn)
         body = eqn.params["jaxpr"]
         entering = entering_scan(eqn, spreads, self.num_rows)
@@ -196,15 +194,14 @@ class _Reader(NamedTuple):
             if consts <= k < consts + carry:
                 if entering[k] != FREE:
                     self.refuse(leaves[x], "it is the state that a loop over the data begins with")
-            elif x in views and not (views[x].stepped and lengths):
-                inside_views[inner] = _Affine(leaves[x], k >= consts)
-            # Weights that change with both an outer and an inner loop are left to columns.
+            elif x in views:
+                inside_views[inner] = _Affine(leaves[x], (*views[x].loops, k >= consts))
         self._carried(body, consts, carry, inside_leaves)
         found = separated(body.jaxpr, entering, self.num_rows)
         changing = [x for x in body.jaxpr.invars[consts:] if x not in inside_views]
         stepping = linear_in(changing, body.jaxpr.eqns)
         more = (*lengths, int(eqn.params["length"]))
-        return self.level(body, found, inside_leaves, inside_views, stepping, set(), (*loops, False), more)
+        return self.level(body, found, inside_leaves, inside_views, stepping, set(), more)
 
     def _carried(self, body: ClosedJaxpr, consts: int, carry: int, leaves: dict) -> None:
         """Leaves that a loop's state without data comes to depend on, at any step."""

@@ -26,7 +26,7 @@ FREE, TOTAL, COUPLED = "free", "total", "coupled"
 Spread = int | str
 
 ELEMENTWISE = set(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz "
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type bessel_i0e bessel_i1e cbrt ceil clamp clz "
     "convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma "
     "igammac is_finite le le_to lgamma log log1p logistic lt lt_to max min mul ne neg nextafter not or polygamma "
     "population_count pow integer_pow random_fold_in random_wrap random_unwrap real reduce_precision "
@@ -241,14 +241,14 @@ def _transposed(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
 
 def _squeezed(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
     axis, gone = _only(s), {*eqn.params["dimensions"]}
-    return None if axis in gone else axis - sum(g < axis for g in gone)
+    return None if axis in gone else axis - sum(int(g < axis) for g in gone)
 
 
 def _reduced(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
     axis, gone = _only(s), {*eqn.params["axes"]}
     if axis in gone:
         return TOTAL if eqn.primitive.name == "reduce_sum" else None
-    return axis - sum(g < axis for g in gone)
+    return axis - sum(int(g < axis) for g in gone)
 
 
 def _along(name: str) -> Rule:
@@ -325,7 +325,8 @@ def _gathered(eqn: JaxprEqn, s: Sequence[Spread], reader: _Reader) -> Spread:
     if axis in d.collapsed_slice_dims:
         at = reader.counts_rows(indices, [*d.start_index_map].index(axis)) if axis in d.start_index_map else None
         return of_indices[at] if at is not None and s[1] in (FREE, at) else COUPLED
-    if s[1] != FREE or eqn.params["slice_sizes"][axis] != reader.num_rows:
+    apart = s[1] == FREE or reader.num_rows == 1
+    if not apart or eqn.params["slice_sizes"][axis] != reader.num_rows:
         return COUPLED
     kept = [k for k in range(struct_ndim(operand)) if k not in (*d.collapsed_slice_dims, *paired)]
     return d.offset_dims[kept.index(axis)]

@@ -21,6 +21,7 @@ from hessjax.operators import Operator, check_operand
 
 __all__ = ["Eigh", "Inertia", "counts", "dense", "eigh", "eigvalsh", "explain", "inertia"]
 
+
 class Inertia(NamedTuple):
     """How many eigenvalues lie below -threshold, within it, and above it; one row per matrix of the stack.
 

@@ -78,7 +78,7 @@ def _columns(push: Push, like: Sequence[Any], group: list[int], wanted: list[int
         parts = jnp.split(unit, ends[:-1])
         tangents = {k: x.reshape(like[k].shape).astype(like[k].dtype) for k, x in zip(group, parts, strict=True)}
         out = push(tangents, nonzero)
-        return [jnp.zeros(like[n].size, like[n].dtype) if out[n] is None else out[n].ravel() for n in nonzero]
+        return [jnp.zeros(like[n].size, like[n].dtype) if x is None else x.ravel() for n in nonzero for x in [out[n]]]
 
     passes = -(-total // min(columns, total))
     width = -(-total // passes)  # equal passes, so that at most passes - 1 columns are padding

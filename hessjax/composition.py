@@ -24,9 +24,7 @@ __all__ = ["LeafPlan", "Plan", "lower", "pass_numbers", "plan", "unit_vectors"]
 Keep = tuple[bool, ...] | None
 
 
-def lower(
-    op: Operator, keep: Keep = None, *, columns: int = COLUMNS, memory: int | None = None
-) -> Float[Array, "n n"]:
+def lower(op: Operator, keep: Keep = None, *, columns: int = COLUMNS, memory: int | None = None) -> Float[Array, "n n"]:
     """A matrix whose lower triangle is the operator's, on the leaves to keep; traced.
 
     Example:
@@ -156,12 +154,11 @@ class Plan(NamedTuple):
     def __str__(self) -> str:
         """A table with a line per leaf."""
         head = ("leaf", "size", "way", "tangents", "Mflop", "MiB", "why")
-        lines = [
-            (x.path or "(array)", str(x.size), x.way, str(x.tangents), f"{x.flops / 1e6:.3g}", f"{x.bytes / 2**20:.3g}", x.why)
-            for x in self.leaves
-        ]
-        width = [max(len(line[k]) for line in (head, *lines)) for k in range(len(head))]
-        return "\n".join("  ".join(x.ljust(w) for x, w in zip(line, width, strict=True)).rstrip() for line in (head, *lines))
+        numbers = lambda x: (str(x.tangents), f"{x.flops / 1e6:.3g}", f"{x.bytes / 2**20:.3g}")
+        lines = [head, *((x.path or "(array)", str(x.size), x.way, *numbers(x), x.why) for x in self.leaves)]
+        width = [max(len(line[k]) for line in lines) for k in range(len(head))]
+        padded = (zip(line, width, strict=True) for line in lines)
+        return "\n".join("  ".join(x.ljust(w) for x, w in line).rstrip() for line in padded)
 
 
 def plan(op: Operator, keep: Keep = None) -> Plan:

@@ -91,7 +91,10 @@ def sweep(
     if workers > 1:
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
-    how = store.attributes.get("columns"), store.attributes.get("pieces", False)  # stores begun before there were pieces
+    how = (
+        store.attributes.get("columns"),
+        store.attributes.get("pieces", False),
+    )  # stores begun before there were pieces
     lanes.compile(store.read("step").tolist(), *how)
     log = partial(_log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
     log("start", t=began, units=len(todo), compile_s=lanes.compile_s, device=devices.describe())

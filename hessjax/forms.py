@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array
@@ -76,7 +75,9 @@ def form_of(eqn: JaxprEqn, k: int, view: View, spreads: Sequence[Spread], num_ro
 def _dense(eqn: JaxprEqn, k: int, view: View, rows: int) -> Form | None:
     contracted, batch = eqn.params["dimension_numbers"]
     other, shape = struct(eqn.invars[1 - k]), struct(eqn.outvars[0]).shape
-    free = [[x for x in range(struct(v).ndim) if x not in (*contracted[n], *batch[n])] for n, v in enumerate(eqn.invars)]
+    free = [
+        [x for x in range(struct(v).ndim) if x not in (*contracted[n], *batch[n])] for n, v in enumerate(eqn.invars)
+    ]
     first = len(batch[0])
     places = [range(first, first + len(free[0])), range(first + len(free[0]), len(shape))]
     if rows not in places[1 - k]:

@@ -208,7 +208,7 @@ class Lanes:
         return jax.shard_map(f, mesh=self.mesh, in_specs=specs, out_specs=lane, check_vma=False)
 
     def compile(self, steps: list[int], columns: int | None = None, pieces: bool = True) -> None:
-        """Compiles the three programs, once; the measuring one of pieces, or in as many columns, as fit the memory bound.
+        """Compiles the three programs, once; the measuring one of pieces or in so many columns as fit the memory bound.
 
         Args:
           steps: what `run` measures at; may change without compiling again.

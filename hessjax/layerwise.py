@@ -5,7 +5,7 @@ The program of the loss is traced and read; what either way would cost is counte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +18,11 @@ from hessjax.curvature import Curvature, Hessian
 from hessjax.devices import memory_available
 from hessjax.gauss_newton import GaussNewton, ModelCurvature, Residual
 from hessjax.jaxprs import among
-from hessjax.objective import losses, mean_loss
+from hessjax.objective import mean_loss
 from hessjax.programs import traced
 from hessjax.pushes import Push
 from hessjax.readings import Reading, reading
-from hessjax.separation import COUPLED, FREE, TOTAL, is_rows, separated
+from hessjax.separation import FREE, TOTAL, is_rows, separated
 from hessjax.structured import Slopes, contraction, group_shapes, tap_blocks
 from hessjax.taps import free_part, tapped
 
@@ -33,7 +33,7 @@ GAIN = 1.2  # by which columns must cost more in operations than pieces, whose s
 
 
 class Choice(NamedTuple):
-    """How a curvature is assembled: which leaves of pieces; forms and reasons, tangents, operations and bytes by leaf."""
+    """How a curvature is assembled: leaves of pieces; by leaf forms or reasons, tangents, operations and bytes."""
 
     tapped: frozenset[int]
     why: dict[int, str]
@@ -133,7 +133,11 @@ def _known(op: Curvature) -> _Known:
 
     def function(*args: Any) -> Any:
         params, some = structure.unflatten(args[:count]), shape.unflatten(args[count:])
-        return mean_loss(op.loss, params, some, precision=op.precision) if isinstance(op, Hessian) else op._outputs(params, some)
+        return (
+            mean_loss(op.loss, params, some, precision=op.precision)
+            if isinstance(op, Hessian)
+            else op._outputs(params, some)
+        )
 
     program, results = traced(function, *leaves, *arrays)
     read = reading(program, count, [FREE] * count + spreads, number)

@@ -124,7 +124,10 @@ def flops(eqns: Iterable[JaxprEqn]) -> float:
 
 
 def _flops(eqn: JaxprEqn) -> float:
-    inner, results = inner_program(eqn), sum(math.prod(struct(x).shape) for x in eqn.outvars if hasattr(x.aval, "shape"))
+    inner, results = (
+        inner_program(eqn),
+        sum(math.prod(struct(x).shape) for x in eqn.outvars if hasattr(x.aval, "shape")),
+    )
     if inner is not None:
         return float(eqn.params.get("length", 1)) * flops(closed(inner).jaxpr.eqns)
     if eqn.primitive is lax.dot_general_p:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array, PyTree
@@ -26,7 +25,7 @@ SUMS = {"add", "add_any", "sub"}
 class Push(NamedTuple):
     """A linear program: equations, values of what it keeps, variables of its arguments and results."""
 
-    eqns: Sequence[JaxprEqn]
+    eqns: list[JaxprEqn]
     kept: dict[Any, Array]
     arguments: Sequence[Any]
     results: Sequence[Any]

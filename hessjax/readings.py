@@ -19,10 +19,8 @@ from hessjax.separation import COUPLED, FREE, TOTAL, Spread, entering_scan, is_r
 
 __all__ = ["Level", "Reading", "Site", "Use", "is_affine", "reading"]
 
-AFFINE = set(
-    "add add_any sub neg convert_element_type copy copy_p reshape squeeze reduce_sum broadcast_in_dim transpose "
-    "reduce_precision concatenate pad slice rev cumsum split".split()
-)
+AFFINE = {"add", "add_any", "sub", "neg", "convert_element_type", "copy", "copy_p", "reshape", "squeeze", "reduce_sum"}
+AFFINE |= {"broadcast_in_dim", "transpose", "reduce_precision", "concatenate", "pad", "slice", "rev", "cumsum", "split"}
 BY_INDEX = {"gather", "dynamic_slice", "select_n"}  # affine in the operand, not in what chooses of it
 BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 
@@ -136,7 +134,7 @@ class _Reader(NamedTuple):
         linear: set[Any],
         lengths: tuple[int, ...],
     ) -> Level:
-        """Reads one level, adding to `leaves` and `views` of its arguments. `stepping`: what changes as a loop goes on."""
+        """Reads one level, adding to `leaves` and `views` of its arguments; `stepping` changes as a loop goes on."""
         found = Level(program, {}, {}, {})
         made = {x: eqn for eqn in program.jaxpr.eqns for x in eqn.outvars}
         spread = lambda x: FREE if isinstance(x, Literal) else spreads[x]
@@ -166,7 +164,9 @@ class _Reader(NamedTuple):
         if steady and all(x in views for x in of) and is_affine(eqn, [*of]) and len({views[x].loops for x in of}) == 1:
             views |= dict.fromkeys(eqn.outvars, _Affine(every, views[next(iter(of))].loops))
 
-    def _used(self, found: Level, number: int, spreads: list, views: dict, made: dict, lengths: tuple[int, ...]) -> bool:
+    def _used(
+        self, found: Level, number: int, spreads: list, views: dict, made: dict, lengths: tuple[int, ...]
+    ) -> bool:
         eqn = found.program.jaxpr.eqns[number]
         weights = [k for k, x in enumerate(eqn.invars) if among(x, views) and spreads[k] == FREE]
         if len(weights) != 1 or len(eqn.outvars) != 1:

@@ -25,13 +25,16 @@ __all__ = ["COUPLED", "FREE", "TOTAL", "Spread", "entering_scan", "is_rows", "se
 FREE, TOTAL, COUPLED = "free", "total", "coupled"
 Spread = int | str
 
-ELEMENTWISE = set(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type bessel_i0e bessel_i1e cbrt ceil clamp clz "
-    "convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma "
-    "igammac is_finite le le_to lgamma log log1p logistic lt lt_to max min mul ne neg nextafter not or polygamma "
-    "population_count pow integer_pow random_fold_in random_wrap random_unwrap real reduce_precision "
-    "regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign "
-    "sin sinh sqrt square stop_gradient sub tan tanh threefry2x32 xor".split()
+ELEMENTWISE = frozenset(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type bessel_i0e bessel_i1e
+    cbrt ceil clamp clz convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp
+    exp2 expm1 floor ge gt igamma igammac is_finite le le_to lgamma log log1p logistic lt lt_to max min mul
+    ne neg nextafter not or polygamma population_count pow integer_pow random_fold_in random_wrap
+    random_unwrap real reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
+    threefry2x32 xor
+    """.split()  # noqa: SIM905
 )
 LINEAR = {"add", "add_any", "sub", "neg", "convert_element_type", "copy", "copy_p", "reshape", "squeeze", "reduce_sum"}
 LINEAR |= {"broadcast_in_dim", "transpose", "reduce_precision"}
@@ -137,10 +140,11 @@ class _Reader(NamedTuple):
             return
         values = [x.val if isinstance(x, Literal) else self.known.get(x) for x in eqn.invars]
         whole = [str(getattr(x.aval, "dtype", "")) for x in (*eqn.invars, *eqn.outvars)]
-        if all(v is not None for v in values) and all(t.startswith(("int", "uint", "bool")) for t in whole):
-            if inner_program(eqn) is None and eqn.primitive.name != "cond":
-                with jax.ensure_compile_time_eval():
-                    self.known[eqn.outvars[0]] = np.asarray(run(eqn, values)[0])
+        plain = inner_program(eqn) is None and eqn.primitive.name != "cond"
+        whole_numbers = all(t.startswith(("int", "uint", "bool")) for t in whole)
+        if plain and whole_numbers and all(v is not None for v in values):
+            with jax.ensure_compile_time_eval():
+                self.known[eqn.outvars[0]] = np.asarray(run(eqn, values)[0])
 
     def counts_rows(self, indices: Any, column: int) -> int | None:
         """The axis of the indices along which this column of theirs is 0, 1, 2, ...; None without one."""
@@ -149,7 +153,7 @@ class _Reader(NamedTuple):
         if part is None and indices in self.made and self.made[indices].primitive.name == "concatenate":
             eqn, left = self.made[indices], column
             for x in eqn.invars if eqn.params["dimension"] == struct_ndim(indices) - 1 else ():
-                width = x.aval.shape[-1]
+                width = struct(x).shape[-1]
                 if 0 <= left < width and x in self.known:
                     part = self.known[x][..., left : left + 1]
                 left -= width
@@ -229,7 +233,7 @@ def _broadcast(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
 
 
 def _reshaped(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
-    before, after, axis = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape, _only(s)
+    before, after, axis = struct(eqn.invars[0]).shape, struct(eqn.outvars[0]).shape, _only(s)
     ahead = math.prod(before[:axis])
     places = [k for k, size in enumerate(after) if size == before[axis] and math.prod(after[:k]) == ahead]
     return places[0] if places and eqn.params.get("dimensions") is None else None
@@ -274,8 +278,8 @@ def _reversed(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
 
 def _updated(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
     axes = {x for x in s[:2] if isinstance(x, int)}
-    update = eqn.invars[1].aval.shape
-    whole = len(axes) == 1 and update[min(axes)] == eqn.outvars[0].aval.shape[min(axes)]
+    update = struct(eqn.invars[1]).shape
+    whole = len(axes) == 1 and update[min(axes)] == struct(eqn.outvars[0]).shape[min(axes)]
     return min(axes) if whole and all(x == FREE for x in s[2:]) else None
 
 
@@ -302,7 +306,7 @@ def _multiplied(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
     ndim, k = struct_ndim(eqn.invars[0]), sides[0]
     free = [x for x in range(struct_ndim(eqn.invars[k])) if x not in (*contracted[k], *batch[k])]
     ahead = len(batch[0]) + (0 if k == 0 else ndim - len(contracted[0]) - len(batch[0]))
-    return ahead + free.index(s[k])
+    return ahead + free.index(_only(s))
 
 
 def _convolved(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:

@@ -89,7 +89,7 @@ def _layout(form: Form) -> tuple[Any, ...]:
 # --- tangents of taps -------------------------------------------------------------------------------------------------
 
 
-def _basis(read: Reading, use: Use) -> tuple[Float[Array, "d *site"], tuple[int, int, int]]:
+def _basis(read: Reading, use: Use) -> tuple[Array, tuple[int, int, int]]:
     """A tangent for every position, group and unit of a use's site, the same at all rows; and how many of each."""
     site = read.sites[use.site]
     axis = len(site.lengths) + use.form.rows
@@ -108,13 +108,13 @@ def _add_curvature(read: Reading, slopes: Slopes, groups: dict, k: int, source: 
     wanted = [n for n in range(k, len(slopes.sites)) if groups[slopes.sites[n]]]
     moved = jax.vmap(lambda tangent: slopes.push({k: tangent}, wanted))(basis)
     for n in wanted:
-        if moved[n] is None:
+        tangents, same = moved[n], n == k
+        if tangents is None:
             continue
-        same = n == k
         for target in groups[slopes.sites[n]]:
             if same and groups[slopes.sites[n]].index(target) < groups[slopes.sites[n]].index(source):
                 continue
-            m = jax.vmap(partial(canonical, target.use))(moved[n]).reshape(t, h, i, *_sizes(read, target))
+            m = jax.vmap(partial(canonical, target.use))(tangents).reshape(t, h, i, *_sizes(read, target))
             block = _contracted(target.features, m, source.features)
             _add_members(block, target, source, add, within=target is source)
 
@@ -161,7 +161,9 @@ def _add_bends(read: Reading, slopes: Slopes, k: int, source: Group, add: Callab
     ones = jnp.ones(read.sites[source.use.site].shape, read.sites[source.use.site].dtype)
     for n in near:
         at = first + slopes.moving.index(n)
-        bend = features(read.uses[n], slopes.push({k: ones}, [at])[at])
+        along = slopes.push({k: ones}, [at])[at]
+        assert along is not None  # as it is reached
+        bend = features(read.uses[n], along)
         add_block = _near(bend, canonical(read.uses[n], slopes.gradients[read.uses[n].site]), source.features)
         _add_bent(add_block, n, source, add)
     rest = [n for n in moved if n not in near]
@@ -171,8 +173,9 @@ def _add_bends(read: Reading, slopes: Slopes, k: int, source: Group, add: Callab
     places = [first + slopes.moving.index(n) for n in rest]
     tangents = jax.vmap(lambda tangent: slopes.push({k: tangent}, places))(basis)
     for n, at in zip(rest, places, strict=True):
-        use = read.uses[n]
-        bends = jax.vmap(partial(features, use))(tangents[at])
+        use, moves = read.uses[n], tangents[at]
+        assert moves is not None
+        bends = jax.vmap(partial(features, use))(moves)
         bends = bends.reshape(t, h, i, *bends.shape[1:])
         block = _contracted(canonical(use, slopes.gradients[use.site]), bends, source.features)
         _add_bent(block.transpose(0, 2, 1, 3, 4, 5), n, source, add)

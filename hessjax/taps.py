@@ -14,7 +14,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array, Float, Shaped
 
-from hessjax.jaxprs import among
+from hessjax.jaxprs import among, struct
 from hessjax.programs import evaluate, run, scan_counts
 from hessjax.readings import Level, Reading, Use, is_affine
 from hessjax.separation import FREE
@@ -79,7 +79,7 @@ def _sites(level: Level) -> set[int]:
     return {*level.taps.values()}.union(*map(_sites, level.inner.values()))
 
 
-# --- the forms of uses, also in loops, whose steps are positions or, where every one has weights of its own, groups ----
+# --- forms in loops, whose steps are positions or, where every one has weights of its own, groups ---------------------
 
 
 def features(use: Use, other: Array) -> Float[Array, "n t h j"]:
@@ -182,7 +182,7 @@ def free_part(read: Reading, args: Sequence[Any]) -> Sequence[Any]:
         if not all(x in read.linear and read.spreads[x] != FREE for x in eqn.outvars):
             return run(eqn, inputs)
         if not is_affine(eqn, [x for x in eqn.invars if among(x, read.moving)]):
-            return [jnp.zeros(x.aval.shape, x.aval.dtype) for x in eqn.outvars]
+            return [jnp.zeros(struct(x).shape, struct(x).dtype) for x in eqn.outvars]
         of_rows = [among(x, read.moving) and read.spreads[x] != FREE and x not in read.linear for x in eqn.invars]
         return run(eqn, [jnp.zeros_like(x) if gone else x for x, gone in zip(inputs, of_rows, strict=True)])
 

@@ -5,6 +5,7 @@ there. A new architecture is one row of ARCHITECTURES.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -59,7 +60,7 @@ def mlp(widths, activation=jnp.tanh, loss=cross_entropy, bias=True, targets=None
     """Layers in a list; the first width is the inputs'."""
     params = [
         {"w": draw(seed + k, a, b) / a**0.5} | ({"b": 0.1 * draw(seed + 50 + k, b)} if bias else {})
-        for k, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        for k, (a, b) in enumerate(pairwise(widths))
     ]
 
     def model(params, x):
@@ -226,7 +227,9 @@ def transformer():
     tokens = labels(5, N, 3)
     params = Transformer().init(jax.random.key(0), tokens)["params"]
     params = jax.tree.map(lambda x: x.astype(float) + 0.1 * draw(1, *x.shape), params)
-    return lambda p, batch: next_token(Transformer().apply({"params": p}, batch[0]), batch[1]), *as_arrays(params, (tokens, tokens))
+    return lambda p, batch: next_token(Transformer().apply({"params": p}, batch[0]), batch[1]), *as_arrays(
+        params, (tokens, tokens)
+    )
 
 
 class Convolutional(nn.Module):
@@ -280,37 +283,129 @@ ARCHITECTURES = [
     Architecture("one tanh layer", of_mlp([4, 5, 3], loss=squared, bias=False), "the reference problem's form"),
     Architecture("three relu layers", of_mlp([4, 5, 4, 3], jax.nn.relu), "kinks"),
     Architecture("six softplus layers", of_mlp([3, 3, 2, 3, 2, 3, 3], jax.nn.softplus), "distant layers' cross terms"),
-    Architecture("logistic", of_mlp([4, 3, 1], loss=lambda z, y: jnp.logaddexp(0.0, -y * z[:, 0]), targets=draw(6, N)), "one output"),
+    Architecture(
+        "logistic",
+        of_mlp([4, 3, 1], loss=lambda z, y: jnp.logaddexp(0.0, -y * z[:, 0]), targets=draw(6, N)),
+        "one output",
+    ),
     Architecture("log-cosh", of_mlp([4, 3, 2], jnp.sin, log_cosh), "no loss of the usual ones"),
-    Architecture("own derivative", of_mlp([4, 3, 2], huber_like, lambda z, y: jnp.sum(huber_like(z - y), -1)), "rules by hand"),
-    Architecture("quartic in a hidden layer", of_mlp([4, 3, 2], lambda z: z**3, lambda z, y: jnp.sum(z**4, -1)), "powers"),
-    Architecture("scalar mean", of_mlp([4, 3, 3], wrap=lambda loss: lambda p, b: jnp.mean(loss(p, b))), "the scalar form"),
+    Architecture(
+        "own derivative", of_mlp([4, 3, 2], huber_like, lambda z, y: jnp.sum(huber_like(z - y), -1)), "rules by hand"
+    ),
+    Architecture(
+        "quartic in a hidden layer", of_mlp([4, 3, 2], lambda z: z**3, lambda z, y: jnp.sum(z**4, -1)), "powers"
+    ),
+    Architecture(
+        "scalar mean", of_mlp([4, 3, 3], wrap=lambda loss: lambda p, b: jnp.mean(loss(p, b))), "the scalar form"
+    ),
     Architecture("scalar with decay", of_mlp([4, 3, 3], wrap=lambda f: with_decay(f, True)), "a term without data"),
-    Architecture("decay in every row", of_mlp([4, 3, 3], wrap=lambda f: with_decay(f, False)), "the same in each row's loss"),
+    Architecture(
+        "decay in every row", of_mlp([4, 3, 3], wrap=lambda f: with_decay(f, False)), "the same in each row's loss"
+    ),
     Architecture("orthogonality", of_mlp([4, 3, 3], wrap=orthogonal), "a term without data that is not entry by entry"),
     Architecture("tied", plain(tied, {"w": draw(2, 4, 3), "v": draw(3, 3, 2)}, XY), "weights used twice, transposed"),
-    Architecture("residual", plain(residual, [draw(2, 3, 3), draw(3, 3, 3)], (draw(4, N, 3), XY[1])), "two ways round a layer"),
-    Architecture("arranged", plain(arranged, {"a": draw(2, 4, 2), "b": draw(3, 4, 4), "c": draw(4, 4, 6), "d": draw(5, 3)}, XY), "views"),
-    Architecture("lora", plain(lora, {"w": draw(2, 4, 3), "a": draw(3, 4, 1), "b": draw(4, 1, 3), "out": draw(5, 3, 3)}, XY), "a product of weights", ("w", "a", "b")),
-    Architecture("weight norm", plain(weight_norm, {"g": draw(2, 3), "v": draw(3, 4, 3), "out": draw(4, 3, 3)}, (XY[0], labels(3))), "weights over their norm", ("g", "v")),
-    Architecture("mixture", plain(gated, {"gate": draw(2, 4, 2), "experts": draw(3, 2, 4, 3)}, (XY[0], labels(3))), "experts and a gate"),
-    Architecture("bilinear", plain(bilinear, {"m": draw(2, 4, 4), "w": draw(3, 4, 4)}, (XY[0], draw(4, N))), "data on both sides"),
-    Architecture("one by one", plain(one_by_one, {"w": draw(2, 4, 3), "b": draw(3, 3), "v": draw(4, 3, 3)}, XY), "vmap of one example"),
-    Architecture("weighted rows", plain(weighted, {"w": draw(2, 4, 3), "v": draw(3, 3, 3)}, {"x": XY[0], "y": labels(3), "weight": np.arange(1.0, N + 1), "temperature": np.array(0.7)}), "indices by arange, scalars, weights"),
-    Architecture("attention", plain(attention, {n: draw(k, 4, 2, 2) for k, n in enumerate("qkv")} | {"o": draw(9, 2, 2, 4)}, (draw(8, N, 3, 4), labels(4))), "heads"),
-    Architecture("rnn", plain(recurrent, {"w": draw(2, 4, 4), "u": draw(3, 2, 4), "b": draw(4, 4), "out": draw(5, 4, 3)}, (SERIES, labels(3))), "weights in a loop"),
-    Architecture("learned start", plain(learned_start, {"w": draw(2, 3, 3), "start": draw(3, 3)}, (draw(4, N, 5, 3), XY[1])), "a loop's first state", ("start",)),
-    Architecture("stacked", plain(stacked, {"w": draw(2, 3, 3, 3), "b": draw(3, 3, 3)}, (draw(4, N, 3), XY[1])), "a loop over layers"),
-    Architecture("stacked rnn", plain(stacked_recurrent, {"w": draw(2, 2, 3, 3), "out": draw(3, 3, 3)}, (draw(4, N, 4, 3), XY[1])), "a loop in a loop"),
-    Architecture("indexed", plain(indexed, {"w": draw(2, 3, 4, 4)}, (XY[0], draw(3, N, 4))), "weights by a counter", ("w",)),
+    Architecture(
+        "residual", plain(residual, [draw(2, 3, 3), draw(3, 3, 3)], (draw(4, N, 3), XY[1])), "two ways round a layer"
+    ),
+    Architecture(
+        "arranged",
+        plain(arranged, {"a": draw(2, 4, 2), "b": draw(3, 4, 4), "c": draw(4, 4, 6), "d": draw(5, 3)}, XY),
+        "views",
+    ),
+    Architecture(
+        "lora",
+        plain(lora, {"w": draw(2, 4, 3), "a": draw(3, 4, 1), "b": draw(4, 1, 3), "out": draw(5, 3, 3)}, XY),
+        "a product of weights",
+        ("w", "a", "b"),
+    ),
+    Architecture(
+        "weight norm",
+        plain(weight_norm, {"g": draw(2, 3), "v": draw(3, 4, 3), "out": draw(4, 3, 3)}, (XY[0], labels(3))),
+        "weights over their norm",
+        ("g", "v"),
+    ),
+    Architecture(
+        "mixture",
+        plain(gated, {"gate": draw(2, 4, 2), "experts": draw(3, 2, 4, 3)}, (XY[0], labels(3))),
+        "experts and a gate",
+    ),
+    Architecture(
+        "bilinear", plain(bilinear, {"m": draw(2, 4, 4), "w": draw(3, 4, 4)}, (XY[0], draw(4, N))), "data on both sides"
+    ),
+    Architecture(
+        "one by one",
+        plain(one_by_one, {"w": draw(2, 4, 3), "b": draw(3, 3), "v": draw(4, 3, 3)}, XY),
+        "vmap of one example",
+    ),
+    Architecture(
+        "weighted rows",
+        plain(
+            weighted,
+            {"w": draw(2, 4, 3), "v": draw(3, 3, 3)},
+            {"x": XY[0], "y": labels(3), "weight": np.arange(1.0, N + 1), "temperature": np.array(0.7)},
+        ),
+        "indices by arange, scalars, weights",
+    ),
+    Architecture(
+        "attention",
+        plain(
+            attention,
+            {n: draw(k, 4, 2, 2) for k, n in enumerate("qkv")} | {"o": draw(9, 2, 2, 4)},
+            (draw(8, N, 3, 4), labels(4)),
+        ),
+        "heads",
+    ),
+    Architecture(
+        "rnn",
+        plain(
+            recurrent,
+            {"w": draw(2, 4, 4), "u": draw(3, 2, 4), "b": draw(4, 4), "out": draw(5, 4, 3)},
+            (SERIES, labels(3)),
+        ),
+        "weights in a loop",
+    ),
+    Architecture(
+        "learned start",
+        plain(learned_start, {"w": draw(2, 3, 3), "start": draw(3, 3)}, (draw(4, N, 5, 3), XY[1])),
+        "a loop's first state",
+        ("start",),
+    ),
+    Architecture(
+        "stacked",
+        plain(stacked, {"w": draw(2, 3, 3, 3), "b": draw(3, 3, 3)}, (draw(4, N, 3), XY[1])),
+        "a loop over layers",
+    ),
+    Architecture(
+        "stacked rnn",
+        plain(stacked_recurrent, {"w": draw(2, 2, 3, 3), "out": draw(3, 3, 3)}, (draw(4, N, 4, 3), XY[1])),
+        "a loop in a loop",
+    ),
+    Architecture(
+        "indexed", plain(indexed, {"w": draw(2, 3, 4, 4)}, (XY[0], draw(3, N, 4))), "weights by a counter", ("w",)
+    ),
     Architecture("checkpointed", plain(checkpointed, {"a": draw(2, 4, 3), "b": draw(3, 3, 3)}, XY), "jax.checkpoint"),
-    Architecture("transposed convolution", plain(transposed_convolution, {"w": draw(2, 4, 3), "k": draw(3, 4, 1, 1)}, (XY[0], draw(4, N, 6))), "dilated inputs"),
-    Architecture("linen convolutions", of_linen(Convolutional(), draw(3, N, 7, 7, 2)), "strides, groups, dilation, pooling"),
+    Architecture(
+        "transposed convolution",
+        plain(transposed_convolution, {"w": draw(2, 4, 3), "k": draw(3, 4, 1, 1)}, (XY[0], draw(4, N, 6))),
+        "dilated inputs",
+    ),
+    Architecture(
+        "linen convolutions", of_linen(Convolutional(), draw(3, N, 7, 7, 2)), "strides, groups, dilation, pooling"
+    ),
     Architecture("batch norm, frozen", of_linen(Normalised(), XY[0]), "running statistics"),
-    Architecture("batch norm of the batch", of_linen(Normalised(), XY[0], statistics="batch", scalar=True, train=True), "rows that meet", ("*",)),
+    Architecture(
+        "batch norm of the batch",
+        of_linen(Normalised(), XY[0], statistics="batch", scalar=True, train=True),
+        "rows that meet",
+        ("*",),
+    ),
     Architecture("linen lstm", of_linen(Recurrent(nn.LSTMCell(3, param_dtype="float64")), SERIES), "gates"),
-    Architecture("linen optimised lstm", of_linen(Recurrent(nn.OptimizedLSTMCell(3, param_dtype="float64")), SERIES), "gates put together"),
+    Architecture(
+        "linen optimised lstm",
+        of_linen(Recurrent(nn.OptimizedLSTMCell(3, param_dtype="float64")), SERIES),
+        "gates put together",
+    ),
     Architecture("linen gru", of_linen(Recurrent(nn.GRUCell(3, param_dtype="float64")), SERIES), "products of gates"),
     Architecture("transformer", transformer, "a whole block"),
     Architecture("nnx", of_nnx, "the other flax"),
-]  # fmt: skip
+]

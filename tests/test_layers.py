@@ -14,8 +14,8 @@ ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
 DATA = ["landscapes.base", "landscapes.data"]
 LAYERS = [
-    ["arguments", "config", "devices", "progress", "stacks", "store", "trees", *DATA],
-    ["jaxprs", "rows"],
+    ["arguments", "config", "devices", "progress", "store", "trees", "tridiagonals", *DATA],
+    ["jaxprs", "rows", "stacks"],
     ["convolutions", "masks", "programs", "transposes"],
     ["pushes", "rowsums", "separation"],
     ["columns", "contractions", "forms"],

@@ -46,7 +46,7 @@ def test_what_is_chosen_is_jax_hessian_too_and_so_are_columns(case, float64):
     close(hj.dense(hj.Hessian(loss, params, batch), memory=1), want)
 
 
-# --- other curvatures, parts and sums of them --------------------------------------------------------------------------
+# --- other curvatures, parts and sums of them -------------------------------------------------------------------------
 
 
 def model_and_loss(name):
@@ -98,13 +98,18 @@ def test_a_block_is_that_part_of_the_whole_and_takes_only_its_own_pieces(float64
     _, loss, params, batch = mlp([4, 5, 4, 3])
     params, batch = jax.tree.map(jnp.asarray, (params, batch))
     op = hj.Hessian(loss, params, batch)
-    whole, at = hj.dense(op), ravel_pytree(jax.tree.map_with_path(lambda path, x: jnp.full(x.shape, "1" in trees.path_str(path)), params))[0]
+    whole, at = (
+        hj.dense(op),
+        ravel_pytree(jax.tree.map_with_path(lambda path, x: jnp.full(x.shape, "1" in trees.path_str(path)), params))[0],
+    )
     block = hj.restrict(op, "1/*")
     close(hj.dense(block), whole[at][:, at])
     assert [leaf.path for leaf in hj.explain(block).leaves] == ["1/b", "1/w"]
     assert hj.explain(block).flops < hj.explain(op).flops / 2
     nested = hj.restrict(hj.restrict(op, "1/*"), "*w") * 2.0 + hj.restrict(op, "1/w")
-    own = ravel_pytree(jax.tree.map_with_path(lambda path, x: jnp.full(x.shape, trees.path_str(path) == "1/w"), params))[0]
+    own = ravel_pytree(
+        jax.tree.map_with_path(lambda path, x: jnp.full(x.shape, trees.path_str(path) == "1/w"), params)
+    )[0]
     close(hj.dense(nested), 3 * whole[own][:, own])
 
 
@@ -122,7 +127,9 @@ def test_sums_shifts_and_complements_of_pieces(float64):
     close(hj.dense(hj.deflate(whole, top)), projector @ want @ projector, 1e-9)
 
 
-@pytest.mark.parametrize("lift", [jax.jit, lambda f: lambda w: jax.vmap(f)(w[None])[0], lambda f: lambda w: jax.lax.map(f, w[None])[0]])
+@pytest.mark.parametrize(
+    "lift", [jax.jit, lambda f: lambda w: jax.vmap(f)(w[None])[0], lambda f: lambda w: jax.lax.map(f, w[None])[0]]
+)
 def test_it_passes_through_transformations(lift, float64, pieces_wherever_known):
     x, y = map(jnp.asarray, XY)
     loss = lambda w, batch: squared(jnp.tanh(batch[0] @ w), batch[1])
@@ -131,7 +138,9 @@ def test_it_passes_through_transformations(lift, float64, pieces_wherever_known)
     close(lift(matrix)(w), exact(loss, w, (x, y)))
     # Derivatives of it: the third derivative of the loss.
     v = jnp.asarray(draw(2, 4, 3))
-    third = jax.jvp(lambda w: jnp.asarray(jax.hessian(lambda u: jnp.mean(loss(u.reshape(4, 3), (x, y))))(w.ravel())), (w,), (v,))[1]
+    third = jax.jvp(
+        lambda w: jnp.asarray(jax.hessian(lambda u: jnp.mean(loss(u.reshape(4, 3), (x, y))))(w.ravel())), (w,), (v,)
+    )[1]
     close(jax.jvp(matrix, (w,), (v,))[1], third)
 
 
@@ -191,6 +200,10 @@ def test_memory_bounds_what_pieces_take():
     np.testing.assert_allclose(hj.dense(op, memory=1), hj.dense(op), atol=1e-4)
 
 
+def over_rows(w):
+    return lambda h, row: (jnp.tanh(h + row @ w),) * 2
+
+
 # --- rows that meet ---------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +220,7 @@ def test_memory_bounds_what_pieces_take():
         (lambda w, x: jax.nn.logsumexp(jnp.sum((x @ w) ** 2, -1)), "a soft maximum"),
         (lambda w, x: jnp.mean(jnp.sort(x @ w, axis=0)[:3] ** 2), "sorted rows"),
         (lambda w, x: jnp.mean((x @ w).reshape(-1)[3:] ** 2), "rows run together"),
-        (lambda w, x: jnp.mean(jax.lax.scan(lambda h, r: ((jnp.tanh(h + r @ w)),) * 2, jnp.zeros(3), x)[1]), "a loop over rows"),
+        (lambda w, x: jnp.mean(jax.lax.scan(over_rows(w), jnp.zeros(3), x)[1]), "a loop over rows"),
         (lambda w, x: jnp.sum(jnp.sum(x @ w, 0) ** 2), "the square of a sum"),
     ],
 )  # fmt: skip
@@ -221,7 +234,7 @@ def test_rows_that_meet_are_seen(loss, why, float64, pieces_wherever_known):
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda w, x: jnp.mean((jnp.concatenate([x @ w, x @ w], axis=1)[:, ::-1].reshape(7, 2, 3).transpose(1, 0, 2)) ** 4),
+        lambda w, x: jnp.mean((jnp.hstack([x @ w, x @ w])[:, ::-1].reshape(7, 2, 3).transpose(1, 0, 2)) ** 4),
         lambda w, x: jnp.mean(jnp.sort(x @ w, axis=1)[:, 1:] ** 2),
         lambda w, x: jnp.mean(jnp.cumsum(x @ w, axis=1) ** 2) / 2.0 - 1.0,
         lambda w, x: jnp.mean(jax.lax.top_k(x @ w, 2)[0] ** 2),

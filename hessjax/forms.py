@@ -60,7 +60,7 @@ def form_of(eqn: JaxprEqn, k: int, view: View, spreads: Sequence[Spread], num_ro
 
     Example:
       >>> program = jax.make_jaxpr(lambda w, x: x @ w)(jnp.ones((3, 2)), jnp.ones((5, 3))).jaxpr
-      >>> form = form_of(program.eqns[0], 0, View(program.invars[0], (0, 1)), ["free", 0], 5)
+      >>> form = form_of(program.eqns[0], 1, View(program.invars[0], (0, 1)), [0, "free"], 5)
       >>> form.kind, form.rows, form.units, form.features(jnp.ones((5, 3))).shape, form.arrange(jnp.ones((3, 2))).shape
       ('dense', 0, (1,), (5, 1, 1, 3), (1, 3, 2))
     """

@@ -34,11 +34,11 @@ def tapped(read: Reading, args: Sequence[Any], taps: Mapping[int, Array]) -> Tap
 
     Example:
       >>> from hessjax.readings import reading
-      >>> program = jax.make_jaxpr(lambda w, x: jnp.sum(x @ w))(jnp.ones((3, 2)), jnp.ones((5, 3)))
+      >>> program = jax.make_jaxpr(lambda w, x: jnp.sum((x @ w) ** 2))(jnp.ones((3, 2)), jnp.ones((5, 3)))
       >>> read = reading(program, 1, [FREE, 0], 5)
       >>> out = tapped(read, [jnp.ones((3, 2)), jnp.ones((5, 3))], {0: jnp.ones((5, 2))})
       >>> float(out.results[0]), out.others[0].shape
-      (40.0, (5, 3))
+      (160.0, (5, 3))
     """
     return _run(read.uses, read.level, args, taps)
 

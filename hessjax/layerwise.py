@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from hessjax import rows, trees
+from hessjax import trees
 from hessjax.columns import COLUMNS, column_blocks
 from hessjax.curvature import Curvature, Hessian
 from hessjax.devices import memory_available
@@ -124,10 +124,10 @@ def _known(op: Curvature) -> _Known:
     product = lambda values: jax.tree.leaves(linear.product(structure.unflatten(values)))
     push = Push.of(product, leaves)
     data, shape = jax.tree.flatten(op.batch[0] if isinstance(op, ModelCurvature) else op.batch)
-    if not isinstance(op, KINDS) or not any(map(jnp.ndim, data)):
+    number = _rows_in_common(op.batch)
+    if not isinstance(op, KINDS) or not any(map(jnp.ndim, data)) or number is None:
         return _Known(None, leaves, leaves, None, push, [*range(len(leaves))])
     arrays = [*map(jnp.asarray, data)]
-    number = rows.num_rows(op.batch)
     spreads = [0 if x.ndim and x.shape[0] == number else FREE for x in arrays]
     count = len(leaves)
 
@@ -146,6 +146,12 @@ def _known(op: Curvature) -> _Known:
     if not read.tapped or not _separates(op, read, results, number):
         return _Known(None if op is None else read._replace(tapped=frozenset()), args, leaves, None, push, order)
     return _Known(read, args, leaves, _slopes(op, read, args, jax.tree.structure(results)), push, order)
+
+
+def _rows_in_common(batch: PyTree) -> int | None:
+    """How many rows all data have; None where they do not agree, as a scalar loss may have them."""
+    counts = {jnp.shape(x)[0] for x in jax.tree.leaves(batch) if jnp.ndim(x)}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _order(program: Any, count: int) -> list[int]:

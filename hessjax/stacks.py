@@ -31,7 +31,8 @@ class Reduced(NamedTuple):
 def is_counted() -> bool:
     """Whether eigenvalues are counted here, rather than left to the backend.
 
-    Measured on CPUs, where it takes a half to a third of the time at every size (benchmarks/spectra.py).
+    Measured on a CPU in float32, one matrix after another on one core: for n of 16, 64, 226 and 512 it takes .56, .29,
+    .34 and .32 of the time of `jnp.linalg.eigvalsh`, with a third of its error.
 
     Example:
       >>> is_counted() == (jax.default_backend() == "cpu")

@@ -264,14 +264,14 @@ class _Pulls(NamedTuple):
         def arranged(tapped: dict[int, Array]) -> dict[int, Array]:
             return weights(read, [tapped.get(k, x) for k, x in enumerate(args)])
 
-        push = jax.linearize(arranged, leaves)[1]
+        whole, push = jax.linearize(arranged, leaves)
         zeros = {k: jnp.zeros_like(x) for k, x in leaves.items()}
         own = [sorted(use.leaves & leaves.keys()) for use in read.uses]
 
         def pull(n: int) -> Callable[[Array], list[Array]]:
             some = lambda values: push(zeros | dict(zip(own[n], values, strict=True)))[n]
             back = jax.linear_transpose(some, [leaves[k] for k in own[n]])
-            return lambda block: back(block)[0]
+            return lambda block: back(block.astype(whole[n].dtype))[0]  # products may be kept wider than weights
 
         return cls(own, [pull(n) if own[n] else lambda block: [] for n in range(len(read.uses))])
 

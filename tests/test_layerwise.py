@@ -270,6 +270,24 @@ def test_narrow_dtypes_keep_theirs(dtype, pieces_wherever_known):
     np.testing.assert_allclose(got.astype("float32"), want, atol=0.1 * np.abs(want).max())
 
 
+def test_products_kept_wider_than_their_weights(pieces_wherever_known):
+    x, w = jnp.asarray(draw(0, 7, 4), "bfloat16"), jnp.asarray(draw(1, 4, 3), "bfloat16")
+    wide = lambda w, x: jax.lax.dot(x, w, preferred_element_type=jnp.float32)
+    loss = lambda w, x: jnp.sum(jnp.tanh(wide(w, x)) ** 2, axis=-1)
+    op = hj.Hessian(loss, w, x)
+    assert [leaf.way for leaf in hj.explain(op).leaves] == ["pieces"]
+    want = exact(lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 2, axis=-1), w.astype("float32"), x.astype("float32"))
+    np.testing.assert_allclose(hj.dense(op).astype("float32"), want, atol=0.05 * np.abs(want).max())
+
+
+def test_data_without_rows_in_common_are_columns(float64):
+    x, table, w = jnp.asarray(draw(0, 7, 4)), jnp.asarray(draw(1, 5, 3)), jnp.asarray(draw(2, 4, 3))
+    loss = lambda w, batch: jnp.mean(jnp.tanh(batch["x"] @ w) @ batch["table"].T)
+    op = hj.Hessian(loss, w, {"x": x, "table": table})
+    assert [leaf.way for leaf in hj.explain(op).leaves] == ["columns"]
+    close(hj.dense(op), exact(loss, w, {"x": x, "table": table}))
+
+
 def test_integer_and_key_data_pass(float64, pieces_wherever_known):
     keys, x, w = jax.random.split(jax.random.key(0), 7), jnp.asarray(draw(0, 7, 4)), jnp.asarray(draw(1, 4, 3))
 

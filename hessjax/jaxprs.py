@@ -204,7 +204,7 @@ def linear_in(arguments: Sequence[Any], eqns: list[JaxprEqn]) -> set[Any]:
     """
     found = {*arguments}
     for eqn in eqns:
-        if any(among(x, found) for x in eqn.invars):
+        if not found.isdisjoint(x for x in eqn.invars if not isinstance(x, Literal)):
             found |= {*eqn.outvars}
     return found
 

@@ -192,6 +192,7 @@ def _slopes(op: Curvature, read: Reading, args: list[Any], structure: Any) -> Sl
     moves = lambda n: jnp.issubdtype(first.others[n].dtype, jnp.floating) and read.uses[n].form.kind != "bias"
     moving = [n for n in first.others if moves(n)]
     outputs = lambda taps: structure.unflatten(run(taps).results)
+    value = lambda results: results  # a loss
 
     if isinstance(op, GaussNewton):
         z, forward = jax.linearize(outputs, zeros)
@@ -200,17 +201,16 @@ def _slopes(op: Curvature, read: Reading, args: list[Any], structure: Any) -> Sl
         curved = jax.linearize(slope, z)[1]
         push = Push.of(lambda taps: back(curved(forward(taps)))[0], zeros)
         return Slopes({}, first.others, push, sites, [])
-    value = lambda taps: outputs(taps)
     if isinstance(op, Residual):
-        z = outputs(zeros)
+        z = structure.unflatten(first.results)
         held = jax.grad(lambda z: jnp.mean(op._values(z, op.batch)))(z)
-        value = lambda taps: trees.dot(held, outputs(taps))
+        value = lambda results: trees.dot(held, results)
 
-    def slopes(taps: list[Array]) -> tuple[list[Array], list[Array]]:
-        with_others = lambda taps: (value(taps), [run(taps).others[n] for n in moving])
-        return jax.grad(with_others, has_aux=True)(taps)
+    def with_others(taps: list[Array]) -> tuple[Array, list[Array]]:
+        out = run(taps)
+        return value(structure.unflatten(out.results)), [out.others[n] for n in moving]
 
-    (gradients, _), push = jax.linearize(slopes, zeros)
+    (gradients, _), push = jax.linearize(jax.grad(with_others, has_aux=True), zeros)
     return Slopes(dict(zip(sites, gradients, strict=True)), first.others, Push.of(push, zeros), sites, moving)
 
 

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from hessjax import trees
+
 __all__ = ["Tridiagonals", "bisected", "count_below"]
 
 TOGETHER = 4096  # shifts of all matrices that are passed over at once: they and their pivots stay in the first cache
@@ -61,7 +63,8 @@ def count_below(t: Tridiagonals, shifts: Float[Array, "*batch k"]) -> Int[Array,
         pivot = (entries[0][..., None] - shifts) - entries[1][..., None] / pivot
         return (pivot, count + (pivot < 0)), None
 
-    start = jnp.ones_like(shifts), jnp.zeros(shifts.shape, jnp.int32)
+    one, none = jnp.ones_like(shifts), jnp.zeros(shifts.shape, jnp.int32)
+    start = trees.vary_with((one, none), (shifts, t))
     return jax.lax.scan(row, start, rows, unroll=UNROLL)[0][1]
 
 
@@ -104,4 +107,4 @@ def _bisected(t: Tridiagonals, which: Int[Array, " k"]) -> Float[Array, " k"]:
         return jnp.where(above, a, middle), jnp.where(above, middle, b)
 
     a, b = jax.lax.fori_loop(0, halvings, halve, brackets)
-    return a + (b - a) / 2
+    return jnp.where((a <= 0) & (b >= 0), 0, a + (b - a) / 2)  # zero where it is zero for all that is known

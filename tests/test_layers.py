@@ -14,9 +14,9 @@ ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
 DATA = ["landscapes.base", "landscapes.data"]
 LAYERS = [
-    ["arguments", "config", "devices", "progress", "store", "trees", "tridiagonals", *DATA],
-    ["jaxprs", "rows", "stacks"],
-    ["convolutions", "masks", "programs", "transposes"],
+    ["arguments", "config", "devices", "progress", "store", "trees", *DATA],
+    ["jaxprs", "rows", "tridiagonals"],
+    ["convolutions", "masks", "programs", "stacks", "transposes"],
     ["pushes", "rowsums", "separation"],
     ["columns", "contractions", "forms"],
     ["operators", "readings"],

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hessjax import stacks, trees
-from hessjax.columns import COLUMNS
-from hessjax.composition import Plan, lower, pass_numbers, plan, unit_vectors
+from hessjax.columns import COLUMNS, pass_numbers
+from hessjax.composition import Plan, lower, mirrored, plan, unit_vectors
 from hessjax.devices import memory_available
 from hessjax.matrices import Matrix, check_symmetric
 from hessjax.operators import Operator, check_operand
@@ -73,17 +73,17 @@ def dense(op: Operator, *, columns: int | None = None, memory: int | None = None
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
     if isinstance(op, Matrix):
-        return _mirrored(jnp.asarray(op.a))
+        return mirrored(jnp.asarray(op.a))
     check_operand(op)
     _check_fits(op.size, op.dtype)
     if op.streamed:
-        return _streamed_columns(op, -(-op.size // min(columns or COLUMNS, op.size)))
+        return _streamed_columns(op, columns or COLUMNS)
     return _assembled(op, columns or COLUMNS, memory)
 
 
 @partial(jax.jit, static_argnames=("columns", "memory"))  # once per loss and shapes, however often params move
 def _assembled(op: Operator, columns: int, memory: int | None) -> Float[Array, "n n"]:
-    return _mirrored(lower(op, columns=columns, memory=memory))
+    return mirrored(lower(op, columns=columns, memory=memory))
 
 
 def explain(op: Operator) -> Plan:
@@ -109,15 +109,10 @@ def explain(op: Operator) -> Plan:
     return plan(op)
 
 
-def _streamed_columns(op: Operator, passes: int) -> Float[Array, "n n"]:
+def _streamed_columns(op: Operator, columns: int) -> Float[Array, "n n"]:
     n, units, flat = op.size, jax.jit(jax.vmap(unit_vectors(op))), jax.jit(jax.vmap(lambda v: trees.ravel(v)[0]))
-    blocks = [flat(op.products(units(numbers))) for numbers in pass_numbers(n, passes)]
-    return _mirrored(jnp.concatenate(blocks)[:n])
-
-
-def _mirrored(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    # Mirrored, not averaged: a compiler may fuse a product into a + a.T and round its two halves apart.
-    return jnp.where(jnp.arange(len(a))[:, None] >= jnp.arange(len(a)), a, a.T)
+    blocks = [flat(op.products(units(numbers))) for numbers in pass_numbers(n, columns)]
+    return mirrored(jnp.concatenate(blocks)[:n])
 
 
 def _check_fits(n: int, dtype: Any) -> None:

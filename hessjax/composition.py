@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from hessjax import rows, trees
-from hessjax.columns import COLUMNS
+from hessjax.columns import COLUMNS, pass_numbers
 from hessjax.convolutions import fast_in_loops
 from hessjax.curvature import Curvature
 from hessjax.layerwise import KINDS, assembled, choose
@@ -19,7 +19,7 @@ from hessjax.matrices import Matrix
 from hessjax.operators import Operator, Scaled, Shifted, Sum
 from hessjax.projections import Deflated, Restricted
 
-__all__ = ["LeafPlan", "Plan", "lower", "pass_numbers", "plan", "unit_vectors"]
+__all__ = ["LeafPlan", "Plan", "lower", "mirrored", "plan", "unit_vectors"]
 
 Keep = tuple[bool, ...] | None
 
@@ -61,12 +61,24 @@ def _composed(outer: tuple[bool, ...], inner: Keep) -> tuple[bool, ...]:
 
 
 def _deflated(a: Float[Array, "n n"], vectors: Float[Array, "k n"]) -> Float[Array, "n n"]:
-    whole = jnp.where(jnp.arange(len(a))[:, None] >= jnp.arange(len(a)), a, a.T)
+    whole = mirrored(a)
     for _ in range(2):  # one subtraction leaves rounding of the size of what it took away
         for _ in range(2):
             part = jnp.matmul(vectors, whole, precision="highest")
             whole = (whole - jnp.matmul(vectors.T, part, precision="highest")).T
     return whole
+
+
+def mirrored(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The symmetric matrix of a lower triangle.
+
+    Mirrored, not averaged: a compiler may fuse a product into a + a.T and round its two halves apart.
+
+    Example:
+      >>> mirrored(jnp.array([[1.0, 7.0], [2.0, 3.0]])).tolist()
+      [[1.0, 2.0], [2.0, 3.0]]
+    """
+    return jnp.where(jnp.arange(len(a))[:, None] >= jnp.arange(len(a)), a, a.T)
 
 
 def _is_read(op: Curvature) -> bool:
@@ -91,7 +103,7 @@ def _columns(op: Operator, columns: int) -> Float[Array, "n n"]:
     n, linear = op.size, op.linearized()
     unit = unit_vectors(op)
     column = lambda j: trees.ravel(linear.product(unit(j)))[0]
-    numbers = pass_numbers(n, -(-n // min(columns, n)))
+    numbers = pass_numbers(n, columns)
     return jax.lax.map(fast_in_loops(jax.vmap(column)), numbers).reshape(-1, n)[:n]
 
 
@@ -104,17 +116,6 @@ def unit_vectors(op: Operator) -> Callable[[Array], PyTree]:
     """
     flat, unravel = trees.ravel(trees.zeros_like(op.like))
     return lambda j: unravel((jnp.arange(flat.size) == j).astype(flat.dtype))
-
-
-def pass_numbers(n: int, passes: int) -> Int[Array, "passes width"]:
-    """Numbers of the columns of every pass: equal passes, so that at most passes - 1 columns are padding.
-
-    Example:
-      >>> pass_numbers(5, 2).tolist()
-      [[0, 1, 2], [3, 4, 5]]
-    """
-    width = -(-n // passes)
-    return jnp.arange(passes * width).reshape(passes, width)
 
 
 # --- what is done -----------------------------------------------------------------------------------------------------
@@ -177,7 +178,8 @@ def plan(op: Operator, keep: Keep = None) -> Plan:
             return plan(op.a, _composed(op.keep, keep))
         case Curvature() if _is_read(op):
             return _plan_of(op, keep)
-    paths = [(trees.path_str(path), leaf) for path, leaf in jax.tree.leaves_with_path(op.like)]
+    every = [(trees.path_str(path), leaf) for path, leaf in jax.tree.leaves_with_path(op.like)]
+    paths = [leaf for k, leaf in enumerate(every) if keep is None or keep[k]]
     given = isinstance(op, Matrix)
     why = "the matrix is given" if given else f"{type(op).__name__} is known by its products"
     count = lambda leaf: 0 if given else leaf.size

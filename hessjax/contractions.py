@@ -24,8 +24,9 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float, PyTree
 
-from hessjax.jaxprs import Kept, among, fresh, linear_in, may_rewrite, spliced, struct
+from hessjax.jaxprs import Kept, among, fresh, linear_in, may_rewrite, spliced
 from hessjax.masks import ONE, Mask, Numbers, Terms, combined, values
+from hessjax.programs import struct
 from hessjax.rowsums import Factor, Sink, Source, sink_of, source_of
 
 __all__ = ["contracted_once"]

@@ -91,11 +91,8 @@ def sweep(
     if workers > 1:
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
-    how = (
-        store.attributes.get("columns"),
-        store.attributes.get("pieces", False),
-    )  # stores begun before there were pieces
-    lanes.compile(store.read("step").tolist(), *how)
+    columns, pieces = (store.attributes.get(name) for name in ("columns", "pieces"))  # an older store has no pieces
+    lanes.compile(store.read("step").tolist(), columns, bool(pieces))
     log = partial(_log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
     log("start", t=began, units=len(todo), compile_s=lanes.compile_s, device=devices.describe())
     total = sum(b - a for a, b in map(store.span, todo))

@@ -18,7 +18,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array
 
-from hessjax.jaxprs import struct
+from hessjax.programs import struct
 from hessjax.separation import Spread, is_rows, separated_result
 
 __all__ = ["Form", "View", "form_of"]

@@ -15,10 +15,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from hessjax import trees
+from hessjax.programs import struct, traced
 
-__all__ = ["Kept", "among", "fresh", "linear_in", "linearized_once", "may_rewrite", "spliced", "struct"]
-
-CALLS = {"jit", "pjit"}  # of compiled functions inside a program; the name changed in jax 0.7
+__all__ = ["Kept", "among", "fresh", "linear_in", "linearized_once", "may_rewrite", "spliced"]
 
 
 def may_rewrite() -> bool:
@@ -102,11 +101,10 @@ class Kept(NamedTuple):
         """The program of `push` at vectors like `v`, without compiled functions inside it or implicit broadcasts."""
         if isinstance(push, jax.tree_util.Partial) and isinstance(push.func, _Program):  # rewritten before
             return push.func.with_kept(push.args[0])
-        closed, shape = jax.make_jaxpr(push, return_shape=True)(v)
+        closed, shape = traced(push, v)
         kept = dict(zip(closed.jaxpr.constvars, map(jnp.asarray, closed.consts), strict=True))
-        eqns = [plain for eqn in closed.eqns for plain in _plain(eqn)]
-        linear = linear_in(closed.jaxpr.invars, eqns)
-        eqns = [whole for eqn in eqns for whole in _whole(eqn, linear)]
+        linear = linear_in(closed.jaxpr.invars, closed.jaxpr.eqns)
+        eqns = [whole for eqn in closed.jaxpr.eqns for whole in _whole(eqn, linear)]
         template = closed.jaxpr.replace(constvars=[], eqns=[])
         return cls(template, kept, eqns, jax.tree.structure(shape))
 
@@ -143,20 +141,6 @@ def _live(all_eqns: list[JaxprEqn], results: Sequence[Any]) -> tuple[list[JaxprE
             eqns.insert(0, eqn)
             used |= {x for x in eqn.invars if not isinstance(x, Literal)}
     return eqns, used
-
-
-def _plain(eqn: JaxprEqn) -> list[JaxprEqn]:
-    """An equation, or those of the compiled function it calls."""
-    if eqn.primitive.name not in CALLS or not _can_be_spliced(eqn.params["jaxpr"]):
-        return [eqn]
-    inner = spliced(jaxpr_as_fun(eqn.params["jaxpr"]), eqn.invars, eqn.outvars)
-    return [plain for each in inner for plain in _plain(each)]
-
-
-def _can_be_spliced(program: ClosedJaxpr) -> bool:
-    computed, results = {var for eqn in program.eqns for var in eqn.outvars}, program.jaxpr.outvars
-    found = {x for x in results if among(x, computed)}
-    return not program.consts and len(found) == len(results)
 
 
 def _whole(eqn: JaxprEqn, linear: set[Any]) -> list[JaxprEqn]:
@@ -221,13 +205,3 @@ def spliced(function: Callable, inputs: Sequence[Any], outputs: Sequence[Any]) -
     same = dict(zip((*traced.invars, *traced.outvars), (*inputs, *outputs), strict=True))
     renamed = lambda atoms: [atom if isinstance(atom, Literal) else same.get(atom, atom) for atom in atoms]
     return [eqn.replace(invars=renamed(eqn.invars), outvars=renamed(eqn.outvars)) for eqn in traced.eqns]
-
-
-def struct(atom: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of a variable or literal.
-
-    Example:
-      >>> struct(jax.make_jaxpr(lambda x: x)(1.0).jaxpr.invars[0])
-      ShapeDtypeStruct(shape=(), dtype=float32)
-    """
-    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)

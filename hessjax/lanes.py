@@ -230,8 +230,10 @@ class Lanes:
             self._run_measure = one_by_one.lower(state.params).compile()
             if self._workspace() <= self.memory or (self.columns == 1 and not self.pieces):
                 break
-            self.columns = max(1, self.columns // 4) if not self.pieces else self.columns
-            self.pieces = False
+            if self.pieces:
+                self.pieces = False
+            else:
+                self.columns = max(1, self.columns // 4)
         if self._workspace() > self.memory:
             raise ValueError(
                 f"measuring one init needs {self._workspace() / 2**20:.3g} MiB with one column at a time, over the "

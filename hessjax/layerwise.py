@@ -23,7 +23,7 @@ from hessjax.programs import traced
 from hessjax.pushes import Push
 from hessjax.readings import Reading, reading
 from hessjax.separation import FREE, TOTAL, is_rows, separated
-from hessjax.structured import Slopes, contraction, group_shapes, tap_blocks
+from hessjax.structured import Slopes, add_block, contraction, group_shapes, tap_blocks
 from hessjax.taps import free_part, tapped
 
 __all__ = ["KINDS", "Choice", "assembled", "choose"]
@@ -100,10 +100,10 @@ def _add_free(blocks: dict, read: Reading, args: list[Any], own: dict[int, Array
         if alone[k]:
             found = push({k: jnp.ones_like(x)}, [k])[k]
             if found is not None:
-                _add_to(blocks, (names[k], names[k]), jnp.diag(found.ravel()))
+                add_block(blocks, (names[k], names[k]), jnp.diag(found.ravel()))
     rest = [k for k in range(len(leaves)) if not alone[k]]
     for (a, b), block in column_blocks(push, leaves, rest, [], columns).items():
-        _add_to(blocks, (names[a], names[b]), block)
+        add_block(blocks, (names[a], names[b]), block)
 
 
 def _entry_by_entry(push: Push, k: int) -> bool:
@@ -111,14 +111,11 @@ def _entry_by_entry(push: Push, k: int) -> bool:
     return not any(hit for n, hit in enumerate(reaches) if n != k) and (push.entrywise(k)[k] or not reaches[k])
 
 
-def _add_to(blocks: dict, key: tuple[int, int], block: Array) -> None:
-    blocks[key] = blocks[key] + block if key in blocks else block
-
-
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def _known(op: Curvature) -> _Known:
+    """Traces and reads it; without slopes where nothing is tapped."""
     leaves, structure = jax.tree.flatten(op._arrays())
     linear: Any = op.linearized()
     product = lambda values: jax.tree.leaves(linear.product(structure.unflatten(values)))
@@ -133,18 +130,19 @@ def _known(op: Curvature) -> _Known:
 
     def function(*args: Any) -> Any:
         params, some = structure.unflatten(args[:count]), shape.unflatten(args[count:])
-        return (
-            mean_loss(op.loss, params, some, precision=op.precision)
-            if isinstance(op, Hessian)
-            else op._outputs(params, some)
-        )
+        if isinstance(op, ModelCurvature):
+            return op._outputs(params, some)
+        return mean_loss(op._objective, params, some, precision=op.precision)
 
     program, results = traced(function, *leaves, *arrays)
     read = reading(program, count, [FREE] * count + spreads, number)
     args = [*leaves, *arrays]
     order = _order(program, count)
-    if not read.tapped or not _separates(op, read, results, number):
-        return _Known(None if op is None else read._replace(tapped=frozenset()), args, leaves, None, push, order)
+    if isinstance(op, ModelCurvature) and not _separates(op, read, results, number):
+        meet = dict.fromkeys(range(count), "rows of the outputs meet in the loss")
+        read = read._replace(tapped=frozenset(), reasons=meet | read.reasons)
+    if not read.tapped:
+        return _Known(read, args, leaves, None, push, order)
     return _Known(read, args, leaves, _slopes(op, read, args, jax.tree.structure(results)), push, order)
 
 
@@ -162,11 +160,8 @@ def _order(program: Any, count: int) -> list[int]:
     return [*found, *(k for k in range(count) if k not in found)]
 
 
-def _separates(op: Curvature, read: Reading, results: PyTree, number: int) -> bool:
+def _separates(op: ModelCurvature, read: Reading, results: PyTree, number: int) -> bool:
     """Whether the loss of a model's outputs is a sum over rows, as its outputs are rows."""
-    if isinstance(op, Hessian):
-        return True
-    assert isinstance(op, ModelCurvature)
     outputs, structure = jax.tree.flatten(results)
     spreads = [read.spreads.get(x, FREE) for x in read.level.program.jaxpr.outvars]
     if not all(map(is_rows, spreads)):
@@ -175,8 +170,8 @@ def _separates(op: Curvature, read: Reading, results: PyTree, number: int) -> bo
     arrays = [*map(jnp.asarray, targets)]
 
     def value(*args: Any) -> Array:
-        some = (None, shape.unflatten(args[len(outputs) :]))
-        return jnp.mean(op._values(structure.unflatten(args[: len(outputs)]), (op.batch[0], some[1])))
+        some = op.batch[0], shape.unflatten(args[len(outputs) :])
+        return jnp.mean(op._values(structure.unflatten(args[: len(outputs)]), some))
 
     program, _ = traced(value, *outputs, *arrays)
     entering = [*spreads, *(0 if x.ndim and x.shape[0] == number else FREE for x in arrays)]

@@ -15,7 +15,8 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array
 
-from hessjax.jaxprs import among, struct
+from hessjax.jaxprs import among
+from hessjax.programs import struct
 
 __all__ = ["ONE", "Mask", "Numbers", "Terms", "combined", "values"]
 

@@ -14,12 +14,16 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
-from hessjax.jaxprs import struct
-
-__all__ = ["CALLS", "closed", "evaluate", "flops", "inlined", "inner_program", "run", "scan_counts", "traced"]
+__all__ = ["CALLS", "closed", "evaluate", "flops", "inlined", "inner_program", "is_affine", "run", "scan_counts"]
+__all__ += ["struct", "traced"]
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "remat"}
 CONVOLUTION = lax.conv_general_dilated_p
+# Affine in all inputs together; in what is chosen of, not in what chooses; in either of two, the other being constant.
+AFFINE = {"add", "add_any", "sub", "neg", "convert_element_type", "copy", "copy_p", "reshape", "squeeze", "reduce_sum"}
+AFFINE |= {"broadcast_in_dim", "transpose", "reduce_precision", "concatenate", "pad", "slice", "rev", "cumsum", "split"}
+BY_INDEX = {"gather", "dynamic_slice", "select_n"}
+BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 
 
 def traced(function: Callable, *args: Any) -> tuple[ClosedJaxpr, Any]:
@@ -112,6 +116,30 @@ def _nothing() -> Jaxpr:
     return jax.make_jaxpr(lambda: ())().jaxpr
 
 
+def is_affine(eqn: JaxprEqn, weights: list[Any]) -> bool:
+    """Whether an equation's results are affine in those of its inputs, jointly.
+
+    Example:
+      >>> program = jax.make_jaxpr(lambda w, x: w * x)(1.0, 2.0).jaxpr
+      >>> [eqn], (w, x) = program.eqns, program.invars
+      >>> is_affine(eqn, [w]), is_affine(eqn, [w, x])
+      (True, False)
+    """
+    name = eqn.primitive.name
+    if inner_program(eqn) is not None:
+        return False
+    if name in BILINEAR:
+        return len(weights) == 1 and sum(x is weights[0] for x in eqn.invars) == 1
+    if name == "div":
+        return weights == [eqn.invars[0]] and eqn.invars[1] is not weights[0]
+    if name in BY_INDEX:
+        chosen = eqn.invars[1:] if name == "select_n" else eqn.invars[:1]
+        return all(any(x is w for x in chosen) for w in weights) and not any(
+            any(x is w for w in weights) for x in eqn.invars if not any(x is c for c in chosen)
+        )
+    return name in AFFINE
+
+
 def flops(eqns: Iterable[JaxprEqn]) -> float:
     """Operations of some equations: two a product and sum of matrices, one a number of anything else's results.
 
@@ -137,3 +165,13 @@ def _flops(eqn: JaxprEqn) -> float:
         _, inputs, *window = eqn.params["dimension_numbers"].rhs_spec
         return 2.0 * results * math.prod(struct(eqn.invars[1]).shape[axis] for axis in (inputs, *window))
     return float(results)
+
+
+def struct(atom: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a variable or literal.
+
+    Example:
+      >>> struct(jax.make_jaxpr(lambda x: x)(1.0).jaxpr.invars[0])
+      ShapeDtypeStruct(shape=(), dtype=float32)
+    """
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array, PyTree
 
-from hessjax.jaxprs import Kept, among, linear_in, struct
-from hessjax.programs import flops, run
+from hessjax.jaxprs import Kept, among, linear_in
+from hessjax.programs import flops, run, struct
 
 __all__ = ["Push"]
 

@@ -13,16 +13,11 @@ from typing import Any, NamedTuple
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from hessjax.forms import Form, View, form_of
-from hessjax.jaxprs import among, linear_in, struct
-from hessjax.programs import inner_program, scan_counts
+from hessjax.jaxprs import among, linear_in
+from hessjax.programs import is_affine, scan_counts, struct
 from hessjax.separation import COUPLED, FREE, TOTAL, Spread, entering_scan, is_rows, separated
 
-__all__ = ["Level", "Reading", "Site", "Use", "is_affine", "reading"]
-
-AFFINE = {"add", "add_any", "sub", "neg", "convert_element_type", "copy", "copy_p", "reshape", "squeeze", "reduce_sum"}
-AFFINE |= {"broadcast_in_dim", "transpose", "reduce_precision", "concatenate", "pad", "slice", "rev", "cumsum", "split"}
-BY_INDEX = {"gather", "dynamic_slice", "select_n"}  # affine in the operand, not in what chooses of it
-BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
+__all__ = ["Level", "Reading", "Site", "Use", "reading"]
 
 
 class Use(NamedTuple):
@@ -251,31 +246,6 @@ def _view(x: Any, eqn: JaxprEqn, views: dict[Any, _Affine], made: dict[Any, Jaxp
         axes = tuple(axes[to] for to in made[x].params["broadcast_dimensions"])
         x = made[x].invars[0]
     return View(x, axes)
-
-
-def is_affine(eqn: JaxprEqn, weights: list[Any]) -> bool:
-    """Whether an equation's results are affine in those of its inputs, jointly.
-
-    Example:
-      >>> import jax
-      >>> program = jax.make_jaxpr(lambda w, x: w * x)(1.0, 2.0).jaxpr
-      >>> [eqn], (w, x) = program.eqns, program.invars
-      >>> is_affine(eqn, [w]), is_affine(eqn, [w, x])
-      (True, False)
-    """
-    name = eqn.primitive.name
-    if inner_program(eqn) is not None:
-        return False
-    if name in BILINEAR:
-        return len(weights) == 1 and sum(x is weights[0] for x in eqn.invars) == 1
-    if name == "div":
-        return weights == [eqn.invars[0]] and eqn.invars[1] is not weights[0]
-    if name in BY_INDEX:
-        chosen = eqn.invars[1:] if name == "select_n" else eqn.invars[:1]
-        return all(any(x is w for x in chosen) for w in weights) and not any(
-            among(x, set(weights)) for x in eqn.invars if not any(x is c for c in chosen)
-        )
-    return name in AFFINE
 
 
 def _linear(jaxpr: Any, moving: set[Any]) -> set[Any]:

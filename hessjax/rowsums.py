@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from hessjax.jaxprs import among, struct
+from hessjax.jaxprs import among
 from hessjax.masks import Numbers
+from hessjax.programs import struct
 
 __all__ = ["Factor", "Sink", "Source", "sink_of", "source_of"]
 

@@ -15,8 +15,7 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from hessjax.jaxprs import struct
-from hessjax.programs import CALLS, closed, inner_program, run, scan_counts
+from hessjax.programs import CALLS, closed, inner_program, is_affine, run, scan_counts, struct
 
 __all__ = ["COUPLED", "FREE", "TOTAL", "Spread", "entering_scan", "is_rows", "separated", "separated_result"]
 
@@ -36,8 +35,6 @@ ELEMENTWISE = frozenset(
     threefry2x32 xor
     """.split()  # noqa: SIM905
 )
-LINEAR = {"add", "add_any", "sub", "neg", "convert_element_type", "copy", "copy_p", "reshape", "squeeze", "reduce_sum"}
-LINEAR |= {"broadcast_in_dim", "transpose", "reduce_precision"}
 
 
 def is_rows(spread: Spread) -> bool:
@@ -106,7 +103,8 @@ class _Reader(NamedTuple):
         if name == "scan":
             return _scanned(eqn, spreads, self.num_rows)[1]
         if TOTAL in spreads:
-            return [TOTAL if _is_linear(eqn, spreads) else COUPLED]
+            totals = [x for x, s in zip(eqn.invars, spreads, strict=True) if s == TOTAL]
+            return [TOTAL if {*spreads} <= {FREE, TOTAL} and is_affine(eqn, totals) else COUPLED]
         if name in CALLS or name in ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"):
             inner = closed(inner_program(eqn)).jaxpr
             found = separated(inner, spreads, self.num_rows)
@@ -118,7 +116,7 @@ class _Reader(NamedTuple):
         axes = {s for s in spreads if is_rows(s)}
         if name in ELEMENTWISE:
             same = [x for x, s in zip(eqn.invars, spreads, strict=True) if is_rows(s)]
-            whole = all(struct_ndim(x) == struct_ndim(eqn.outvars[0]) or name.startswith("random") for x in same)
+            whole = all(_ndim(x) == _ndim(eqn.outvars[0]) or name.startswith("random") for x in same)
             return [axes.pop() if len(axes) == 1 and whole else COUPLED]
         rule = RULES.get(name) or next((r for start, r in FAMILIES.items() if name.startswith(start)), None)
         found = None if rule is None else rule(eqn, spreads)
@@ -152,7 +150,7 @@ class _Reader(NamedTuple):
         part = None if whole is None else whole[..., column : column + 1]
         if part is None and indices in self.made and self.made[indices].primitive.name == "concatenate":
             eqn, left = self.made[indices], column
-            for x in eqn.invars if eqn.params["dimension"] == struct_ndim(indices) - 1 else ():
+            for x in eqn.invars if eqn.params["dimension"] == _ndim(indices) - 1 else ():
                 width = struct(x).shape[-1]
                 if 0 <= left < width and x in self.known:
                     part = self.known[x][..., left : left + 1]
@@ -167,22 +165,9 @@ class _Reader(NamedTuple):
         return None
 
 
-def struct_ndim(x: Any) -> int:
+def _ndim(x: Any) -> int:
     """Number of axes of a variable or literal."""
     return len(getattr(x.aval, "shape", ()))
-
-
-def _is_linear(eqn: JaxprEqn, spreads: Sequence[Spread]) -> bool:
-    """Whether a result is linear in the inputs that are totals, all others being independent of the data."""
-    name = eqn.primitive.name
-    if any(s not in (FREE, TOTAL) for s in spreads):
-        return False
-    if name == "mul":
-        return spreads.count(TOTAL) == 1
-    if name in ("div", "select_n"):
-        alone = 1 if name == "div" else 0
-        return spreads[alone] == FREE
-    return name in LINEAR
 
 
 def _joined(*spreads: Spread) -> Spread:
@@ -291,7 +276,7 @@ def _windowed(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
 
 
 def _last_axis_apart(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
-    return _only(s) if _only(s) < struct_ndim(eqn.invars[0]) - 1 else None
+    return _only(s) if _only(s) < _ndim(eqn.invars[0]) - 1 else None
 
 
 def _multiplied(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
@@ -303,8 +288,8 @@ def _multiplied(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
             return None if len({*where}) != 1 else result if result is not None else where[0]
     if len(sides) == 2:
         return None  # every row with every other
-    ndim, k = struct_ndim(eqn.invars[0]), sides[0]
-    free = [x for x in range(struct_ndim(eqn.invars[k])) if x not in (*contracted[k], *batch[k])]
+    ndim, k = _ndim(eqn.invars[0]), sides[0]
+    free = [x for x in range(_ndim(eqn.invars[k])) if x not in (*contracted[k], *batch[k])]
     ahead = len(batch[0]) + (0 if k == 0 else ndim - len(contracted[0]) - len(batch[0]))
     return ahead + free.index(_only(s))
 
@@ -317,9 +302,9 @@ def _convolved(eqn: JaxprEqn, s: Sequence[Spread]) -> Spread | None:
 
 def _gathered(eqn: JaxprEqn, s: Sequence[Spread], reader: _Reader) -> Spread:
     d, (operand, indices) = eqn.params["dimension_numbers"], eqn.invars
-    of_indices = [k for k in range(struct_ndim(eqn.outvars[0])) if k not in d.offset_dims]  # results' axes, in order
+    of_indices = [k for k in range(_ndim(eqn.outvars[0])) if k not in d.offset_dims]  # results' axes, in order
     if s[0] == FREE:
-        return of_indices[s[1]] if isinstance(s[1], int) and s[1] < struct_ndim(indices) - 1 else COUPLED
+        return of_indices[s[1]] if isinstance(s[1], int) and s[1] < _ndim(indices) - 1 else COUPLED
     axis = s[0]
     assert isinstance(axis, int)
     paired = [*d.operand_batching_dims]
@@ -332,7 +317,7 @@ def _gathered(eqn: JaxprEqn, s: Sequence[Spread], reader: _Reader) -> Spread:
     apart = s[1] == FREE or reader.num_rows == 1
     if not apart or eqn.params["slice_sizes"][axis] != reader.num_rows:
         return COUPLED
-    kept = [k for k in range(struct_ndim(operand)) if k not in (*d.collapsed_slice_dims, *paired)]
+    kept = [k for k in range(_ndim(operand)) if k not in (*d.collapsed_slice_dims, *paired)]
     return d.offset_dims[kept.index(axis)]
 
 

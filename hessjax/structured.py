@@ -28,7 +28,7 @@ from hessjax.pushes import Push
 from hessjax.readings import Reading, Use
 from hessjax.taps import canonical, features, weights
 
-__all__ = ["Cost", "Slopes", "contraction", "group_shapes", "tap_blocks"]
+__all__ = ["Cost", "Slopes", "add_block", "contraction", "group_shapes", "tap_blocks"]
 
 Blocks = dict[tuple[int, int], Array]  # (leaf, leaf at most it) -> [its size, the other's size]
 
@@ -61,10 +61,15 @@ def tap_blocks(read: Reading, args: Sequence[Any], slopes: Slopes, leaves: dict[
     groups = _groups(read, slopes)
     pulls = _Pulls.of(read, args, leaves)
     blocks: Blocks = {}
+    add = partial(_add, blocks, pulls)
     for k, site in enumerate(slopes.sites):
-        for source in groups[site]:
-            _add_curvature(read, slopes, groups, k, source, partial(_add, blocks, pulls))
-            _add_bends(read, slopes, k, source, partial(_add, blocks, pulls))
+        if groups[site]:
+            near = _near_uses(read, slopes, k, groups[site])
+            moved = _moved(read, slopes, groups, k, near)
+            for source in groups[site]:
+                _add_curvature(read, slopes, groups, k, source, moved, add)
+                _add_bends(read, slopes, source, moved, add)
+                _add_near_bends(read, slopes, k, near, source, add)
     return blocks
 
 
@@ -89,32 +94,51 @@ def _layout(form: Form) -> tuple[Any, ...]:
 # --- tangents of taps -------------------------------------------------------------------------------------------------
 
 
-def _basis(read: Reading, use: Use) -> tuple[Array, tuple[int, int, int]]:
-    """A tangent for every position, group and unit of a use's site, the same at all rows; and how many of each."""
-    site = read.sites[use.site]
-    axis = len(site.lengths) + use.form.rows
-    alone = (*site.shape[:axis], 1, *site.shape[axis + 1 :])
-    size = math.prod(alone)
+class Moved(NamedTuple):
+    """Derivatives in the taps of one site, [its entries without rows, ...]: of gradients by site, of others by use."""
+
+    gradients: dict[int, Array]
+    others: dict[int, Array]
+
+
+def _moved(read: Reading, slopes: Slopes, groups: dict[int, list[Group]], k: int, near: Sequence[int]) -> Moved:
+    """Tangents from a tap of every entry, at all rows at once; those of gradients that no earlier site gave."""
+    later = [n for n in range(k, len(slopes.sites)) if groups[slopes.sites[n]]]
+    bent = [m for m, n in enumerate(slopes.moving) if read.uses[n].leaves & read.tapped and n not in near]
+    first, site = len(slopes.sites), read.sites[slopes.sites[k]]
+    alone = _one_row(read, groups[slopes.sites[k]][0].use)
+    units = jnp.eye(math.prod(alone), dtype=site.dtype).reshape(-1, *alone)
+    basis = jnp.broadcast_to(units, (len(units), *site.shape))
+    results = jax.vmap(lambda tangent: slopes.push({k: tangent}, [*later, *(first + m for m in bent)]))(basis)
+    gradients = {slopes.sites[n]: x for n in later if (x := results[n]) is not None}
+    return Moved(gradients, {slopes.moving[m]: x for m in bent if (x := results[first + m]) is not None})
+
+
+def _one_row(read: Reading, use: Use) -> tuple[int, ...]:
+    """The shape of a use's site with one row."""
+    shape, axis = read.sites[use.site].shape, len(use.loops) + use.form.rows
+    return (*shape[:axis], 1, *shape[axis + 1 :])
+
+
+def _by_source(read: Reading, use: Use, x: Array) -> Array:
+    """Tangents [entries, ...] of a use's site as [t, h, i, ...], its positions, groups and units."""
+    alone = _one_row(read, use)
     with jax.ensure_compile_time_eval():
-        order = np.asarray(canonical(use, jnp.arange(size).reshape(alone)))
-    unit = jnp.asarray(order.reshape(-1, 1)) == jnp.arange(size)
-    tangents = unit.astype(site.dtype).reshape(size, *alone)
-    return jnp.broadcast_to(tangents, (size, *site.shape)), order.shape[1:]
+        order = np.asarray(canonical(use, jnp.arange(math.prod(alone)).reshape(alone)))[0]
+    entries = order.ravel()
+    x = x if np.array_equal(entries, np.arange(entries.size)) else x[entries]
+    return x.reshape(*order.shape, *x.shape[1:])
 
 
-def _add_curvature(read: Reading, slopes: Slopes, groups: dict, k: int, source: Group, add: Callable) -> None:
+def _add_curvature(
+    read: Reading, slopes: Slopes, groups: dict, k: int, source: Group, moved: Moved, add: Callable
+) -> None:
     """The terms a a' M of a source with every site that no earlier source gave."""
-    basis, (t, h, i) = _basis(read, source.use)
-    wanted = [n for n in range(k, len(slopes.sites)) if groups[slopes.sites[n]]]
-    moved = jax.vmap(lambda tangent: slopes.push({k: tangent}, wanted))(basis)
-    for n in wanted:
-        tangents, same = moved[n], n == k
-        if tangents is None:
-            continue
-        for target in groups[slopes.sites[n]]:
-            if same and groups[slopes.sites[n]].index(target) < groups[slopes.sites[n]].index(source):
-                continue
-            m = jax.vmap(partial(canonical, target.use))(tangents).reshape(t, h, i, *_sizes(read, target))
+    own = groups[slopes.sites[k]]
+    for site, tangents in moved.gradients.items():
+        # Of groups at one site each pair once.
+        for target in own[own.index(source) :] if groups[site] is own else groups[site]:
+            m = _by_source(read, source.use, jax.vmap(partial(canonical, target.use))(tangents))
             block = _contracted(target.features, m, source.features)
             _add_members(block, target, source, add, within=target is source)
 
@@ -151,41 +175,36 @@ def _product(pairs: Float[Array, "n k"], m: Float[Array, "p n i"]) -> Float[Arra
     return jax.lax.dot_general(pairs, m, (((0,), (1,)), ((), ())), precision="highest")
 
 
-def _add_bends(read: Reading, slopes: Slopes, k: int, source: Group, add: Callable) -> None:
+def _add_bends(read: Reading, slopes: Slopes, source: Group, moved: Moved, add: Callable) -> None:
     """The terms g (da / dz') a' of a source with every use whose features it moves."""
-    reaches, plain = slopes.push.reaches(k), slopes.push.entrywise(k)
-    first = len(slopes.sites)
-    bends = [n for n in slopes.moving if read.uses[n].leaves & read.tapped]
-    moved = [n for n in bends if reaches[first + slopes.moving.index(n)]]
-    near = [n for n in moved if plain[first + slopes.moving.index(n)] and _is_flat(read, n, source)]
-    ones = jnp.ones(read.sites[source.use.site].shape, read.sites[source.use.site].dtype)
-    for n in near:
-        at = first + slopes.moving.index(n)
-        along = slopes.push({k: ones}, [at])[at]
-        assert along is not None  # as it is reached
-        bend = features(read.uses[n], along)
-        add_block = _near(bend, canonical(read.uses[n], slopes.gradients[read.uses[n].site]), source.features)
-        _add_bent(add_block, n, source, add)
-    rest = [n for n in moved if n not in near]
-    if not rest:
-        return
-    basis, (t, h, i) = _basis(read, source.use)
-    places = [first + slopes.moving.index(n) for n in rest]
-    tangents = jax.vmap(lambda tangent: slopes.push({k: tangent}, places))(basis)
-    for n, at in zip(rest, places, strict=True):
-        use, moves = read.uses[n], tangents[at]
-        assert moves is not None
-        bends = jax.vmap(partial(features, use))(moves)
-        bends = bends.reshape(t, h, i, *bends.shape[1:])
+    for n, tangents in moved.others.items():
+        use = read.uses[n]
+        bends = _by_source(read, source.use, jax.vmap(partial(features, use))(tangents))
         block = _contracted(canonical(use, slopes.gradients[use.site]), bends, source.features)
         _add_bent(block.transpose(0, 2, 1, 3, 4, 5), n, source, add)
 
 
-def _is_flat(read: Reading, n: int, source: Group) -> bool:
-    """Whether a use's inputs are a source's units, one by one, with nothing else that is not a row."""
-    use, site = read.uses[n], read.sites[source.use.site]
-    single = source.features.shape[1:3] == (1, 1) and len(site.shape) == 2
-    return single and use.form.kind == "dense" and not use.loops and not source.use.loops
+def _near_uses(read: Reading, slopes: Slopes, k: int, sources: list[Group]) -> list[int]:
+    """The uses whose inputs are the units of a site, one by one, with nothing else that is not a row.
+
+    One tangent moves all of their features; a layer after an elementwise activation is one.
+    """
+    plain, site = slopes.push.entrywise(k), read.sites[slopes.sites[k]]
+    single = all(s.features.shape[1:3] == (1, 1) and not s.use.loops for s in sources) and len(site.shape) == 2
+    flat = lambda use: use.form.kind == "dense" and not use.loops and bool(use.leaves & read.tapped)
+    found = [n for m, n in enumerate(slopes.moving) if plain[len(slopes.sites) + m] and flat(read.uses[n])]
+    return found if single else []
+
+
+def _add_near_bends(read: Reading, slopes: Slopes, k: int, near: Sequence[int], source: Group, add: Callable) -> None:
+    site = read.sites[source.use.site]
+    places = [len(slopes.sites) + slopes.moving.index(n) for n in near]
+    along = slopes.push({k: jnp.ones(site.shape, site.dtype)}, places) if near else []
+    for n, at in zip(near, places, strict=True):
+        use, tangent = read.uses[n], along[at]
+        assert tangent is not None  # as it is a multiple of the tap
+        block = _near(features(use, tangent), canonical(use, slopes.gradients[use.site]), source.features)
+        _add_bent(block, n, source, add)
 
 
 def _near(bend: Array, g: Array, b: Array) -> Float[Array, "h j i g q p"]:
@@ -290,4 +309,17 @@ def _add(blocks: Blocks, pulls: _Pulls, u: int, w: int, block: Array, *, alone: 
             if a == b and not alone:
                 whole = whole + whole.T
             key, whole = ((a, b), whole) if a >= b else ((b, a), whole.T)
-            blocks[key] = blocks[key] + whole if key in blocks else whole
+            add_block(blocks, key, whole)
+
+
+def add_block(blocks: Blocks, key: tuple[int, int], block: Array) -> None:
+    """Adds to the block of two leaves, which may be the first.
+
+    Example:
+      >>> blocks = {}
+      >>> add_block(blocks, (0, 0), jnp.ones((1, 1))), add_block(blocks, (0, 0), jnp.ones((1, 1)))
+      (None, None)
+      >>> blocks[0, 0].tolist()
+      [[2.0]]
+    """
+    blocks[key] = blocks[key] + block if key in blocks else block

@@ -14,9 +14,9 @@ from jax import lax
 from jax.extend.core import JaxprEqn, Literal
 from jaxtyping import Array, Float, Shaped
 
-from hessjax.jaxprs import among, struct
-from hessjax.programs import evaluate, run, scan_counts
-from hessjax.readings import Level, Reading, Use, is_affine
+from hessjax.jaxprs import among
+from hessjax.programs import evaluate, is_affine, run, scan_counts, struct
+from hessjax.readings import Level, Reading, Use
 from hessjax.separation import FREE
 
 __all__ = ["Tapped", "canonical", "features", "free_part", "tapped", "weights"]

@@ -16,7 +16,8 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, PyTree
 
-from hessjax.jaxprs import Kept, among, fresh, may_rewrite, spliced, struct
+from hessjax.jaxprs import Kept, among, fresh, may_rewrite, spliced
+from hessjax.programs import struct
 
 __all__ = ["transposed_once"]
 

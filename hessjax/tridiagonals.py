@@ -2,8 +2,8 @@
 
 A count is one pass over the diagonal (Sturm), whatever the number of shifts, and is that of a matrix whose entries
 differ by a few eps from those given (Demmel, Applied Numerical Linear Algebra, section 5.3.4). All eigenvalues are
-found at once by halving brackets, 30 passes in float32: on a CPU a third of LAPACK's time for its QL iteration, and
-with none of its errors, because passes run along the shifts and not along the matrix.
+found at once by halving brackets, in float32 some twenty passes that run along the shifts and not along the matrix:
+with the reduction a third of LAPACK's time for both on a CPU, and without the errors of its QL iteration.
 """
 
 from __future__ import annotations
@@ -29,19 +29,10 @@ class Tridiagonals(NamedTuple):
     diagonal: Float[Array, "*batch n"]
     beside: Float[Array, "*batch m"]  # m = n - 1
 
-    @property
-    def norm(self) -> Float[Array, "*batch"]:
-        """The largest absolute row sum, at least the largest |eigenvalue| and at most twice it."""
-        return jnp.max(jnp.abs(self.diagonal) + self._beside_both(), axis=-1)
-
-    def _beside_both(self) -> Float[Array, "*batch n"]:
-        """Sums of absolute entries beside the diagonal: radii of Gershgorin's discs."""
-        off, none = jnp.abs(self.beside), [(0, 0)] * (self.beside.ndim - 1)
-        return jnp.pad(off, [*none, (0, 1)]) + jnp.pad(off, [*none, (1, 0)])
-
     def bounds(self) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-        """Numbers that no eigenvalue is below, and none above."""
-        radii = self._beside_both()
+        """Numbers that no eigenvalue is below, and none above: the ends of Gershgorin's discs."""
+        off, none = jnp.abs(self.beside), [(0, 0)] * (self.beside.ndim - 1)
+        radii = jnp.pad(off, [*none, (0, 1)]) + jnp.pad(off, [*none, (1, 0)])
         return jnp.min(self.diagonal - radii, axis=-1), jnp.max(self.diagonal + radii, axis=-1)
 
 

@@ -14,10 +14,10 @@ ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
 DATA = ["landscapes.base", "landscapes.data"]
 LAYERS = [
-    ["arguments", "config", "devices", "progress", "store", "trees", *DATA],
+    ["arguments", "config", "devices", "programs", "progress", "store", "trees", *DATA],
     ["jaxprs", "rows", "tridiagonals"],
-    ["convolutions", "masks", "programs", "stacks", "transposes"],
-    ["pushes", "rowsums", "separation"],
+    ["convolutions", "masks", "separation", "stacks", "transposes"],
+    ["pushes", "rowsums"],
     ["columns", "contractions", "forms"],
     ["operators", "readings"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],

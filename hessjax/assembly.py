@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hessjax import stacks, trees
 from hessjax.columns import COLUMNS, pass_numbers
 from hessjax.composition import Plan, lower, mirrored, plan, unit_vectors
-from hessjax.devices import memory_available
+from hessjax.devices import memory_available, parse_bytes
 from hessjax.matrices import Matrix, check_symmetric
 from hessjax.operators import Operator, check_operand
 
@@ -43,7 +43,7 @@ class Eigh(NamedTuple):
     vectors: Float[Array, "*batch n n"]
 
 
-def dense(op: Operator, *, columns: int | None = None, memory: int | None = None) -> Float[Array, "n n"]:
+def dense(op: Operator, *, columns: int | None = None, memory: str | int | None = None) -> Float[Array, "n n"]:
     """The operator as a matrix, exactly symmetric, in `ravel_pytree` order.
 
     Second derivatives of losses whose rows do not meet are put together from per-layer pieces, all others from columns,
@@ -53,7 +53,7 @@ def dense(op: Operator, *, columns: int | None = None, memory: int | None = None
       op: any operator; traced or concrete.
       columns: unit vectors per pass; None: 64. More take more memory, less are slower. A streamed operator reads its
         batches once a pass.
-      memory: bytes that pieces may take; what would take more is columns. None: a quarter of what is available.
+      memory: what pieces may take, e.g. "1GiB"; more than that is columns. None: a quarter of what is available.
 
     Returns:
       The lower triangle, mirrored: symmetric to the last bit. Rounding is the only asymmetry that second derivatives
@@ -61,7 +61,7 @@ def dense(op: Operator, *, columns: int | None = None, memory: int | None = None
 
     Raises:
       TypeError: `op` is no operator.
-      ValueError: columns or memory below 1, or a matrix that would not fit in memory.
+      ValueError: columns below 1, memory that is no size, or a matrix that would not fit in memory.
 
     Example:
       >>> import hessjax as hj
@@ -69,16 +69,16 @@ def dense(op: Operator, *, columns: int | None = None, memory: int | None = None
       >>> hj.dense(H).tolist()
       [[6.0, 2.0], [2.0, 0.0]]
     """
-    for name, value in (("columns", columns), ("memory", memory)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}.")
+    bound = None if memory is None else parse_bytes(memory)
     if isinstance(op, Matrix):
         return mirrored(jnp.asarray(op.a))
     check_operand(op)
     _check_fits(op.size, op.dtype)
     if op.streamed:
         return _streamed_columns(op, columns or COLUMNS)
-    return _assembled(op, columns or COLUMNS, memory)
+    return _assembled(op, columns or COLUMNS, bound)
 
 
 @partial(jax.jit, static_argnames=("columns", "memory"))  # once per loss and shapes, however often params move

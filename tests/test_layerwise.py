@@ -205,8 +205,12 @@ def test_the_plan_of_a_matrix_and_of_parts_of_operators(untyped):
 def test_memory_bounds_what_pieces_take():
     loss = lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 2, -1)
     op = hj.Hessian(loss, jnp.ones((30, 4)), jnp.ones((50, 30)))
-    with pytest.raises(ValueError, match="memory must be at least 1, got 0"):
-        hj.dense(op, memory=0)
+    for size in (0, "much"):
+        with pytest.raises(
+            ValueError, match=rf"memory must be a positive size such as '4GiB' or '512MB', got {size!r}"
+        ):
+            hj.dense(op, memory=size)
+    np.testing.assert_allclose(hj.dense(op, memory="1KiB"), hj.dense(op, memory="1GiB"), atol=1e-4)
     np.testing.assert_allclose(hj.dense(op, memory=1), hj.dense(op), atol=1e-4)
 
 

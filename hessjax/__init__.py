@@ -18,7 +18,7 @@ _EXPORTS = {
     "Fraction": "negative",
     "GaussNewton": "gauss_newton",
     "Hessian": "curvature",
-    "Inertia": "assembly",
+    "Inertia": "signature",
     "Landscape": "landscapes.base",
     "Matrix": "matrices",
     "Operator": "operators",
@@ -110,7 +110,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from hessjax import adapters, landscapes, plot
-    from hessjax.assembly import Inertia, dense, eigh, eigvalsh, explain, inertia
+    from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.checks import OperatorError, check_operator
     from hessjax.config import Sweep
     from hessjax.curvature import Hessian
@@ -128,6 +128,7 @@ if TYPE_CHECKING:
     from hessjax.projections import Eigenpairs, deflate, restrict
     from hessjax.quadrature import Quadrature, kpm, slq
     from hessjax.reporting import report
+    from hessjax.signature import Inertia
     from hessjax.spectra import Spectrum, spectrum
     from hessjax.store import StoreError
     from hessjax.streamed import Streamed

@@ -5,35 +5,25 @@ For a few thousand parameters; beyond that the matrix itself is the problem and 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.core import Tracer
+from jaxtyping import Array, Float
 
-from hessjax import stacks, trees
+from hessjax import signature, stacks, trees
 from hessjax.columns import COLUMNS, pass_numbers
 from hessjax.composition import Plan, lower, mirrored, plan, unit_vectors
 from hessjax.devices import memory_available, parse_bytes
-from hessjax.matrices import Matrix, check_symmetric
+from hessjax.matrices import Matrix, check_symmetric, is_symmetric
 from hessjax.operators import Operator, check_operand
+from hessjax.signature import Inertia
 
-__all__ = ["Eigh", "Inertia", "counts", "dense", "eigh", "eigvalsh", "explain", "inertia"]
-
-
-class Inertia(NamedTuple):
-    """How many eigenvalues lie below -threshold, within it, and above it; one row per matrix of the stack.
-
-    `certified`: no eigenvalue lies within the solver's own error of +-threshold, so the counts are those of the
-    exact eigenvalues of the matrix given. A matrix with NaN or inf: counts 0, certified False, threshold NaN.
-    """
-
-    negative: Int[Array, "*batch"]
-    zero: Int[Array, "*batch"]
-    positive: Int[Array, "*batch"]
-    certified: Bool[Array, "*batch"]
-    threshold: Float[Array, "*batch"]
+__all__ = ["Eigh", "dense", "eigh", "eigvalsh", "explain", "inertia"]
 
 
 class Eigh(NamedTuple):
@@ -125,19 +115,23 @@ def _check_fits(n: int, dtype: Any) -> None:
         )
 
 
-def _matrix(x: Any) -> Float[Array, "*batch n n"]:
-    """Operator, NumPy or JAX stack -> finite-dtype stack that LAPACK takes (bfloat16 and float16 lifted)."""
+def _matrix(x: Any, copies: int = 1) -> Float[Array, "*batch n n"]:
+    """Operator, NumPy or JAX stack -> finite-dtype stack that LAPACK takes (bfloat16 and float16 lifted).
+
+    `copies` more such stacks will be allocated; where they do not fit they are refused here.
+    """
     if isinstance(x, Operator):
         x = dense(x)
+    dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
+    need, have = copies * math.prod(jnp.shape(x)) * dtype.itemsize, memory_available()
+    if need > have and not isinstance(x, Tracer):
+        raise ValueError(
+            f"eigenvalues of a stack of shape {jnp.shape(x)} {dtype} need {need / 2**30:.1f} GiB more of the "
+            f"{have / 2**30:.1f} GiB available; take fewer matrices at a time (jax.lax.map with batch_size), or "
+            "products of the operator (op.mv, hj.slq, hj.spectrum), which need no matrix."
+        )
     check_symmetric(x, stack=True)
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _finite(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n n"], Bool[Array, "*batch"]]:
-    """The stack with non-finite lanes zeroed (LAPACK may not return on NaN), and which lanes are finite."""
-    ok = jnp.all(jnp.isfinite(a), axis=(-1, -2))
-    return jnp.where(ok[..., None, None], a, 0), ok
+    return jnp.asarray(x).astype(dtype)
 
 
 def eigvalsh(x: Operator | Float[Any, "*batch n n"]) -> Float[Array, "*batch n"]:
@@ -151,7 +145,7 @@ def eigvalsh(x: Operator | Float[Any, "*batch n n"]) -> Float[Array, "*batch n"]
       Eigenvalues in the units of x; NaN throughout for a matrix with NaN or inf, the other lanes untouched.
 
     Raises:
-      ValueError: not square, or concrete and not symmetric.
+      ValueError: not square; concrete and not symmetric, or its copies would not fit in memory.
       TypeError: not real floating.
 
     Example:
@@ -159,7 +153,7 @@ def eigvalsh(x: Operator | Float[Any, "*batch n n"]) -> Float[Array, "*batch n"]
       >>> hj.eigvalsh(jnp.array([[0.0, 1.0], [1.0, 0.0]])).tolist()
       [-1.0, 1.0]
     """
-    a, ok = _finite(_matrix(x))
+    a, ok = stacks.finite(_matrix(x))
     return jnp.where(ok[..., None], stacks.eigvalsh(a), jnp.nan)
 
 
@@ -174,20 +168,22 @@ def eigh(x: Operator | Float[Any, "*batch n n"]) -> Eigh:
       >>> values.tolist(), jnp.abs(vectors).tolist()
       ([1.0, 2.0], [[0.0, 1.0], [1.0, 0.0]])
     """
-    a, ok = _finite(_matrix(x))
+    a, ok = stacks.finite(_matrix(x, copies=3))
     values, vectors = stacks.eigh(a)
     return Eigh(jnp.where(ok[..., None], values, jnp.nan), jnp.where(ok[..., None, None], vectors, jnp.nan))
 
 
-def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float) -> Inertia:
+def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[float]) -> Inertia:
     """Counts of negative, zero and positive eigenvalues; zero is |lambda| <= tol ||A||.
 
     Args:
       x: an operator or symmetric [..., n, n].
-      tol: relative to ||A||, the largest absolute row sum; at least 0. Scaling A changes no count.
+      tol: relative to ||A||, the largest absolute row sum; at least 0. Scaling A changes no count. Of several, results
+        have a last axis for them; they cost little more than one.
 
     Returns:
-      Counts, whether they are certain, and the absolute threshold tol ||A||.
+      Counts, whether they are certain, and the absolute threshold tol ||A||. No eigenvalue is computed where counts
+      alone are faster (on CPUs). Nothing is certain of a traced matrix that is not symmetric.
 
     Raises:
       ValueError: tol negative or NaN; the matrix as for `eigvalsh`.
@@ -199,33 +195,8 @@ def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float) -> Inertia:
       (1, 2, 1, True)
     """
     a = _matrix(x)
-    return counts(eigvalsh(a), row_sum_norm(a), tol=tol)
-
-
-def row_sum_norm(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
-    """||A||, the largest absolute row sum: at least the largest |eigenvalue|, at most sqrt(n) times it."""
-    return jnp.max(jnp.sum(jnp.abs(a), axis=-1), axis=-1)
-
-
-def counts(values: Float[Array, "*batch n"], norm: Float[Array, "*batch"], *, tol: float) -> Inertia:
-    """`inertia` from eigenvalues already computed and the row-sum norm of their matrix.
-
-    Certified by the solver's own error, modelled as 2 sqrt(n) eps max|lambda|: the backward error of a
-    tridiagonal eigensolver is a modest multiple of eps ||A||_2 (Golub & Van Loan, 4th ed., section 8.3), and the
-    tests hold every solver used here to this figure. At threshold 0 only an exact zero matrix's zeros are certain.
-    """
-    if not tol >= 0:
-        raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest absolute row sum.")
-    threshold = (tol * norm).astype(values.dtype)
-    ok = jnp.isfinite(threshold) & jnp.all(jnp.isfinite(values), axis=-1)
-    edge = threshold[..., None]
-    count = lambda mask: jnp.where(ok, jnp.sum(mask, axis=-1, dtype=jnp.int32), 0)
-    error = 2 * values.shape[-1] ** 0.5 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values), axis=-1, keepdims=True)
-    near = (jnp.abs(jnp.abs(values) - edge) <= error) & (error > 0)
-    return Inertia(
-        negative=count(values < -edge),
-        zero=count(jnp.abs(values) <= edge),
-        positive=count(values > edge),
-        certified=ok & ~jnp.any(near, axis=-1),
-        threshold=jnp.where(ok, threshold, jnp.nan),
-    )
+    found = signature.inertia(a, tol)
+    if isinstance(x, Tracer):  # a concrete one was refused
+        symmetric = is_symmetric(a).reshape(*a.shape[:-2], *[1] * (found.certified.ndim - a.ndim + 2))
+        found = found._replace(certified=found.certified & symmetric)
+    return found

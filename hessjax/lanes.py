@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
-from hessjax.assembly import counts, dense, eigvalsh, row_sum_norm
+from hessjax.assembly import dense, eigvalsh
 from hessjax.checks import OperatorError, check_operator
 from hessjax.columns import COLUMNS
 from hessjax.config import Sweep
@@ -29,6 +29,7 @@ from hessjax.landscapes import base as landscapes
 from hessjax.landscapes.base import Landscape
 from hessjax.objective import mean_loss
 from hessjax.rows import num_rows
+from hessjax.signature import by_values, row_sum_norm, with_ends
 from hessjax.train import Trainer, TrainState, make_optimizer
 
 __all__ = ["Lanes", "measure", "resolve"]
@@ -102,21 +103,24 @@ def measure(
     op = Hessian(land.loss, params, land.batch, chunk=chunk)
     matrix = dense(op, columns=columns, memory=PIECES if pieces else 1)
     matrix = jnp.where(jnp.isfinite(loss), matrix, jnp.nan)  # a diverged init has no curvature to count
-    values = eigvalsh(matrix)
-    found = counts(values, row_sum_norm(matrix), tol=tol)
-    finite = jnp.all(jnp.isfinite(values))
+    if spectrum:
+        values = eigvalsh(matrix)
+        found, ends = by_values(values, row_sum_norm(matrix), tol), values[jnp.array([0, -1])]
+    else:
+        values, (found, ends) = None, with_ends(matrix, tol)
+    finite = jnp.all(jnp.isfinite(ends))
     row = {
         "loss": loss,
         "grad_norm": trees.norm(grad),
         **found._asdict(),
         "trace": jnp.where(finite, jnp.trace(matrix), jnp.nan),
-        "min_eigenvalue": values[0],
-        "max_eigenvalue": values[-1],
+        "min_eigenvalue": ends[0],
+        "max_eigenvalue": ends[1],
         "status": jnp.where(jnp.isfinite(loss), jnp.where(finite, 0, 2), 1).astype(jnp.int8),
     }
     if land.classifies:
         row["error"] = jnp.where(jnp.isfinite(loss), error_rate(land, params), jnp.nan)
-    if spectrum:
+    if values is not None:
         row["eigenvalues"] = values
     kept = ("negative", "zero", "positive", "certified", "status")
     return {name: x if name in kept else x.astype(matrix.dtype) for name, x in row.items()}

@@ -8,11 +8,11 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from hessjax.operators import Operator, pytree
 
-__all__ = ["Matrix", "check_symmetric"]
+__all__ = ["Matrix", "check_symmetric", "is_symmetric"]
 
 
 @final
@@ -57,13 +57,27 @@ def check_symmetric(a: Any, *, stack: bool = False) -> None:
         return
     with jax.ensure_compile_time_eval():  # a constant met while tracing is concrete too
         a = jnp.asarray(a)
-        transpose, finite = jnp.swapaxes(a, -1, -2), jnp.isfinite(a) & jnp.isfinite(jnp.swapaxes(a, -1, -2))
-        largest = lambda x: jnp.max(jnp.abs(x), axis=(-1, -2), initial=0.0, where=finite)
-        defect, scale = largest(a - transpose), largest(a)
-        bad = jnp.argwhere(defect > 100 * jnp.finfo(a.dtype).eps * scale)
+        bad = jnp.argwhere(~is_symmetric(a))
     if len(bad):
         lane: tuple[int, ...] = tuple(bad[0].tolist())
+        defect = float(_asymmetry(a)[0][lane])
         which = f"matrix {', '.join(map(str, lane))} of the stack" if lane else "matrix"
-        raise ValueError(
-            f"{which} is not symmetric: max |a - a.T| = {float(defect[lane]):.3g}; write (a + a.T) / 2 if meant."
-        )
+        raise ValueError(f"{which} is not symmetric: max |a - a.T| = {defect:.3g}; write (a + a.T) / 2 if meant.")
+
+
+def is_symmetric(a: Float[Array, "*batch n n"]) -> Bool[Array, "*batch"]:
+    """Which matrices are symmetric to 100 eps of their largest entry, where both of a pair are finite.
+
+    Example:
+      >>> is_symmetric(jnp.array([[1.0, 2.0], [0.0, 1.0]])).item()
+      False
+    """
+    defect, largest = _asymmetry(a)
+    return defect <= 100 * float(jnp.finfo(a.dtype).eps) * largest
+
+
+def _asymmetry(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    transpose = jnp.swapaxes(a, -1, -2)
+    finite = jnp.isfinite(a) & jnp.isfinite(transpose)
+    largest = lambda x: jnp.max(jnp.abs(x), axis=(-1, -2), initial=0.0, where=finite)
+    return largest(a - transpose), largest(a)

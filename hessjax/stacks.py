@@ -14,11 +14,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from hessjax.tridiagonals import Tridiagonals, bisected
 
-__all__ = ["Reduced", "eigh", "eigvalsh", "is_counted", "reduced", "svd"]
+__all__ = ["Reduced", "eigh", "eigvalsh", "finite", "is_counted", "reduced", "svd"]
+
+
+TOGETHER = 2**26  # bytes of a stack that one device reduces at once: enough for its cores, little beside the stack
 
 
 class Reduced(NamedTuple):
@@ -56,6 +59,12 @@ def eigh(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n"], Float
     return _mapped(_pairs, a) if _many_cpu_devices() else tuple(jnp.linalg.eigh(a))
 
 
+def finite(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n n"], Bool[Array, "*batch"]]:
+    """The stack with non-finite lanes zeroed (LAPACK may not return on NaN), and which lanes are finite."""
+    ok = jnp.all(jnp.isfinite(a), axis=(-1, -2))
+    return jnp.where(ok[..., None, None], a, 0), ok
+
+
 def svd(a: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, " k"], Float[Array, "k n"]]:
     """U, singular values descending, and V' of one finite matrix; under vmap one after another."""
     return _svd_alone(a)
@@ -69,14 +78,19 @@ def reduced(a: Float[Array, "*batch n n"]) -> Reduced:
       >>> t.diagonal.tolist(), t.beside.tolist(), float(scale)
       ([0.5, 0.5], [0.0], 8.0)
     """
-    largest = jnp.max(jnp.abs(a), axis=(-1, -2))
+    if _many_cpu_devices():
+        return _mapped(_reduced_alone, a)
+    return _mapped(_reduced, a, max(1, TOGETHER // (a.shape[-1] ** 2 * a.dtype.itemsize)))
+
+
+def _reduced(a: Float[Array, "n n"]) -> Reduced:
+    largest = jnp.max(jnp.abs(a))
     # Over and above what it divides by: a power of two, that rounds nothing and lets squares be taken.
     scale = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(jnp.where(largest > 0, largest, 1))[1])
-    a = a / scale[..., None, None]
-    if a.shape[-1] == 1:
-        return Reduced(Tridiagonals(a[..., 0], a[..., 0, :0]), scale)
-    beside = _mapped(_reduced_alone, a) if _many_cpu_devices() else tuple(jax.lax.linalg.tridiagonal(a)[1:3])
-    return Reduced(Tridiagonals(*beside), scale)
+    a = a / scale
+    if len(a) == 1:
+        return Reduced(Tridiagonals(a[0], a[0, :0]), scale)
+    return Reduced(Tridiagonals(*jax.lax.linalg.tridiagonal(a)[1:3]), scale)
 
 
 def _many_cpu_devices() -> bool:
@@ -84,7 +98,7 @@ def _many_cpu_devices() -> bool:
 
 
 # Under vmap these loop instead of batching; the derivatives are written out because such loops have none in reverse.
-_reduced_alone = jax.custom_batching.sequential_vmap(lambda a: tuple(jax.lax.linalg.tridiagonal(a)[1:3]))
+_reduced_alone = jax.custom_batching.sequential_vmap(_reduced)
 _svd_alone = jax.custom_batching.sequential_vmap(lambda a: tuple(jnp.linalg.svd(a, full_matrices=False)))
 _pairs_alone = jax.custom_batching.sequential_vmap(lambda a: tuple(jnp.linalg.eigh(a)))
 
@@ -117,8 +131,13 @@ def _pairs_jvp(primals, tangents):
     return (values, vectors), (jnp.diag(rotated), vectors @ mixing)
 
 
-def _mapped(solve: Callable, a: Float[Array, "*batch n n"]):
+def _mapped(solve: Callable, a: Float[Array, "*batch n n"], each: int = 1):
+    """`solve` of every matrix, `each` of them at a time."""
+    flat = a.reshape(-1, *a.shape[-2:])
     if a.ndim == 2:
         return solve(a)
-    found = jax.lax.map(solve, a.reshape(-1, *a.shape[-2:]))
+    if each == 1:
+        found = jax.lax.map(solve, flat)
+    else:
+        found = jax.vmap(solve)(flat) if len(flat) <= each else jax.lax.map(solve, flat, batch_size=each)
     return jax.tree.map(lambda x: x.reshape(*a.shape[:-2], *x.shape[1:]), found)

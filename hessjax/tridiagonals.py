@@ -20,6 +20,7 @@ from hessjax import trees
 __all__ = ["Tridiagonals", "bisected", "count_below"]
 
 TOGETHER = 4096  # shifts of all matrices that are passed over at once: they and their pivots stay in the first cache
+FEWEST = 64  # shifts of one pass: fewer would take as long, so brackets of few eigenvalues are cut into more pieces
 UNROLL = 4  # rows of a pass between two looks at its counter
 
 
@@ -89,13 +90,16 @@ def _bisected(t: Tridiagonals, which: Int[Array, " k"]) -> Float[Array, " k"]:
     below = count_below(t, at(jnp.arange(parts + 1)))
     part = jnp.sum(below[None, :] <= which[:, None], axis=1, dtype=jnp.int32)  # of equal ones, where each lies
     brackets = at(jnp.maximum(part - 1, 0)), at(jnp.minimum(part, parts))
-    halvings = max(1, math.ceil(2 - math.log2(float(jnp.finfo(dtype).eps)) - math.log2(parts)))
+    pieces = max(2, FEWEST // which.size)
+    passes = math.ceil((2 - math.log2(float(jnp.finfo(dtype).eps)) - math.log2(parts)) / math.log2(pieces))
 
-    def halve(_, brackets):
+    def narrow(_, brackets):
         a, b = brackets
-        middle = a + (b - a) / 2
-        above = count_below(t, middle) > which
-        return jnp.where(above, a, middle), jnp.where(above, middle, b)
+        inside = a[:, None] + (b - a)[:, None] * (jnp.arange(1, pieces) / pieces).astype(dtype)
+        above = count_below(t, inside.ravel()).reshape(inside.shape) > which[:, None]
+        ends = jnp.concatenate([a[:, None], inside, b[:, None]], axis=1)
+        first = pieces - 1 - jnp.sum(above, axis=1, dtype=jnp.int32)  # counts ascend
+        return tuple(jnp.take_along_axis(ends, first[:, None] + k, axis=1)[:, 0] for k in (0, 1))
 
-    a, b = jax.lax.fori_loop(0, halvings, halve, brackets)
+    a, b = jax.lax.fori_loop(0, max(1, passes), narrow, brackets)
     return jnp.where((a <= 0) & (b >= 0), 0, a + (b - a) / 2)  # zero where it is zero for all that is known

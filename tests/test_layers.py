@@ -17,7 +17,7 @@ LAYERS = [
     ["arguments", "config", "devices", "programs", "progress", "store", "trees", *DATA],
     ["jaxprs", "rows", "tridiagonals"],
     ["convolutions", "masks", "separation", "stacks", "transposes"],
-    ["pushes", "rowsums"],
+    ["pushes", "rowsums", "signature"],
     ["columns", "contractions", "forms"],
     ["operators", "readings"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],

@@ -153,8 +153,7 @@ def eigvalsh(x: Operator | Float[Any, "*batch n n"]) -> Float[Array, "*batch n"]
       >>> hj.eigvalsh(jnp.array([[0.0, 1.0], [1.0, 0.0]])).tolist()
       [-1.0, 1.0]
     """
-    a, ok = stacks.finite(_matrix(x))
-    return jnp.where(ok[..., None], stacks.eigvalsh(a), jnp.nan)
+    return stacks.eigvalsh(_matrix(x))
 
 
 def eigh(x: Operator | Float[Any, "*batch n n"]) -> Eigh:
@@ -168,9 +167,7 @@ def eigh(x: Operator | Float[Any, "*batch n n"]) -> Eigh:
       >>> values.tolist(), jnp.abs(vectors).tolist()
       ([1.0, 2.0], [[0.0, 1.0], [1.0, 0.0]])
     """
-    a, ok = stacks.finite(_matrix(x, copies=3))
-    values, vectors = stacks.eigh(a)
-    return Eigh(jnp.where(ok[..., None], values, jnp.nan), jnp.where(ok[..., None, None], vectors, jnp.nan))
+    return Eigh(*stacks.eigh(_matrix(x, copies=3)))
 
 
 def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[float]) -> Inertia:

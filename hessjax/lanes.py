@@ -18,10 +18,10 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
-from hessjax import trees
-from hessjax.assembly import dense, eigvalsh
+from hessjax import stacks, trees
 from hessjax.checks import OperatorError, check_operator
 from hessjax.columns import COLUMNS
+from hessjax.composition import lower
 from hessjax.config import Sweep
 from hessjax.curvature import Hessian
 from hessjax.devices import lane_mesh, memory_available
@@ -29,7 +29,7 @@ from hessjax.landscapes import base as landscapes
 from hessjax.landscapes.base import Landscape
 from hessjax.objective import mean_loss
 from hessjax.rows import num_rows
-from hessjax.signature import by_values, row_sum_norm, with_ends
+from hessjax.signature import by_values, with_ends
 from hessjax.train import Trainer, TrainState, make_optimizer
 
 __all__ = ["Lanes", "measure", "resolve"]
@@ -101,11 +101,11 @@ def measure(
     """
     loss, grad = jax.value_and_grad(lambda p: mean_loss(land.loss, p, land.batch))(params)
     op = Hessian(land.loss, params, land.batch, chunk=chunk)
-    matrix = dense(op, columns=columns, memory=PIECES if pieces else 1)
+    matrix = lower(op, columns=columns, memory=PIECES if pieces else 1)
     matrix = jnp.where(jnp.isfinite(loss), matrix, jnp.nan)  # a diverged init has no curvature to count
     if spectrum:
-        values = eigvalsh(matrix)
-        found, ends = by_values(values, row_sum_norm(matrix), tol), values[jnp.array([0, -1])]
+        values = stacks.eigvalsh(matrix)
+        found, ends = by_values(values, stacks.row_sum_norm(matrix), tol), values[jnp.array([0, -1])]
     else:
         values, (found, ends) = None, with_ends(matrix, tol)
     finite = jnp.all(jnp.isfinite(ends))
@@ -113,7 +113,7 @@ def measure(
         "loss": loss,
         "grad_norm": trees.norm(grad),
         **found._asdict(),
-        "trace": jnp.where(finite, jnp.trace(matrix), jnp.nan),
+        "trace": jnp.where(finite, jnp.sum(matrix.ravel()[:: len(matrix) + 1]), jnp.nan),
         "min_eigenvalue": ends[0],
         "max_eigenvalue": ends[1],
         "status": jnp.where(jnp.isfinite(loss), jnp.where(finite, 0, 2), 1).astype(jnp.int8),

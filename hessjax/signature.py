@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hessjax import stacks
 from hessjax.tridiagonals import bisected, count_below
 
-__all__ = ["Inertia", "by_pivots", "by_values", "inertia", "row_sum_norm", "with_ends"]
+__all__ = ["Inertia", "by_pivots", "by_values", "error_bound", "inertia", "with_ends"]
 
 
 class Inertia(NamedTuple):
@@ -39,16 +39,16 @@ class Inertia(NamedTuple):
 def inertia(a: Float[Array, "*batch n n"], tol: float | Sequence[float]) -> Inertia:
     """Counts of every matrix of a symmetric stack at thresholds tol ||A||; several of them share the work.
 
+    Lower triangles are read, here and below.
+
     Example:
       >>> found = inertia(jnp.diag(jnp.array([-2.0, 0.0, 1e-3, 5.0])), [1e-6, 1e-2])
       >>> found.negative.tolist(), found.zero.tolist(), found.positive.tolist()
       ([1, 1], [1, 2], [2, 1])
     """
-    a, ok = stacks.finite(a)
-    norm = row_sum_norm(a)
     if stacks.is_counted():
-        return _only(by_pivots(stacks.reduced(a), norm, tol), ok)
-    return _only(by_values(stacks.eigvalsh(a), norm, tol), ok)
+        return by_pivots(stacks.reduced(a), tol)
+    return by_values(stacks.eigvalsh(a), stacks.row_sum_norm(a), tol)
 
 
 def with_ends(a: Float[Array, "*batch n n"], tol: float) -> tuple[Inertia, Float[Array, "*batch two"]]:
@@ -59,20 +59,12 @@ def with_ends(a: Float[Array, "*batch n n"], tol: float) -> tuple[Inertia, Float
       >>> int(found.negative), ends.round(5).tolist()
       (1, [-2.0, 5.0])
     """
-    a, ok = stacks.finite(a)
-    norm, which = row_sum_norm(a), jnp.array([0, a.shape[-1] - 1])
+    which = jnp.array([0, a.shape[-1] - 1])
     if stacks.is_counted():
-        t = stacks.reduced(a)
-        found, ends = by_pivots(t, norm, tol), bisected(t.t, which) * t.scale[..., None]
-    else:
-        values = stacks.eigvalsh(a)
-        found, ends = by_values(values, norm, tol), values[..., which]
-    return _only(found, ok), jnp.where(ok[..., None], ends, jnp.nan)
-
-
-def row_sum_norm(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
-    """||A||, the largest absolute row sum: at least the largest |eigenvalue|, at most sqrt(n) times it."""
-    return jnp.max(jnp.sum(jnp.abs(a), axis=-1), axis=-1)
+        reduced = stacks.reduced(a)
+        return by_pivots(reduced, tol), bisected(reduced.t, which) * reduced.scale[..., None]
+    values = stacks.eigvalsh(a)
+    return by_values(values, stacks.row_sum_norm(a), tol), values[..., which]
 
 
 def error_bound(n: int, dtype: Any) -> float:
@@ -84,12 +76,12 @@ def error_bound(n: int, dtype: Any) -> float:
     return 2 * n**0.5 * float(jnp.finfo(dtype).eps)
 
 
-def by_pivots(reduced: stacks.Reduced, norm: Float[Array, "*batch"], tol: float | Sequence[float]) -> Inertia:
-    """`inertia` from tridiagonal forms and the row-sum norms of their matrices; exactly zero matrices are certain.
+def by_pivots(reduced: stacks.Reduced, tol: float | Sequence[float]) -> Inertia:
+    """`inertia` from tridiagonal forms; exactly zero matrices are certain.
 
     Example:
       >>> a = jnp.diag(jnp.array([-2.0, 5.0]))
-      >>> found = by_pivots(stacks.reduced(a), row_sum_norm(a), 0.0)
+      >>> found = by_pivots(stacks.reduced(a), 0.0)
       >>> int(found.negative), int(found.positive), bool(found.certified)
       (1, 1, True)
     """
@@ -99,7 +91,7 @@ def by_pivots(reduced: stacks.Reduced, norm: Float[Array, "*batch"], tol: float 
     size = jnp.maximum(-low, high)[..., None]  # at least ||T||_2, at most thrice
     error = error_bound(n, dtype) * size
     # What is nearer to zero than half an eps of the largest is zero for all that is known.
-    edge = jnp.maximum(relative * (norm / reduced.scale)[..., None], float(jnp.finfo(dtype).eps) / 2 * size)
+    edge = jnp.maximum(relative * (reduced.norm / reduced.scale)[..., None], float(jnp.finfo(dtype).eps) / 2 * size)
     above = jnp.nextafter(edge, jnp.full_like(edge, jnp.inf))  # at most edge is below this
     shifts = jnp.concatenate([-edge, above, -edge - error, -edge + error, edge - error, edge + error], axis=-1)
     below = jnp.stack(jnp.split(count_below(t, shifts), 6, axis=-1))
@@ -109,9 +101,9 @@ def by_pivots(reduced: stacks.Reduced, norm: Float[Array, "*batch"], tol: float 
         zero=below[1] - below[0],
         positive=n - below[1],
         certified=(below[2] == below[3]) & (below[4] == below[5]),
-        threshold=jnp.asarray(relative * norm[..., None], dtype),
+        threshold=jnp.asarray(relative * reduced.norm[..., None], dtype),
     )
-    return _like(tol, found)
+    return _only(_like(tol, found), jnp.isfinite(reduced.scale))
 
 
 def by_values(values: Float[Array, "*batch n"], norm: Float[Array, "*batch"], tol: float | Sequence[float]) -> Inertia:

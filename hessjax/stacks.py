@@ -9,6 +9,7 @@ with other devices anyway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,17 +19,21 @@ from jaxtyping import Array, Bool, Float
 
 from hessjax.tridiagonals import Tridiagonals, bisected
 
-__all__ = ["Reduced", "eigh", "eigvalsh", "finite", "is_counted", "reduced", "svd"]
+__all__ = ["Reduced", "eigh", "eigvalsh", "is_counted", "reduced", "row_sum_norm", "svd"]
 
 
 TOGETHER = 2**26  # bytes of a stack that one device reduces at once: enough for its cores, little beside the stack
 
 
 class Reduced(NamedTuple):
-    """Tridiagonal matrices with the eigenvalues of those of a stack over `scale`, a power of two each."""
+    """Tridiagonal matrices with the eigenvalues of those of a stack over `scale`, a power of two each.
+
+    `norm`: the largest absolute row sum of the matrix. Of one with NaN or inf: zeros, and a scale of NaN.
+    """
 
     t: Tridiagonals
     scale: Float[Array, "*batch"]
+    norm: Float[Array, "*batch"]
 
 
 def is_counted() -> bool:
@@ -45,21 +50,26 @@ def is_counted() -> bool:
 
 
 def eigvalsh(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
-    """Ascending eigenvalues of finite symmetric matrices.
+    """Ascending eigenvalues of symmetric matrices, whose lower triangles are read; NaN where a matrix is not finite.
 
     Example:
-      >>> eigvalsh(jnp.stack([jnp.eye(2), -jnp.eye(2)])).tolist()
-      [[1.0, 1.0], [-1.0, -1.0]]
+      >>> eigvalsh(jnp.stack([jnp.eye(2), -jnp.eye(2), jnp.full((2, 2), jnp.inf)])).tolist()
+      [[1.0, 1.0], [-1.0, -1.0], [nan, nan]]
     """
-    return _values(a) if is_counted() else jnp.linalg.eigvalsh(a)
+    if is_counted():
+        return _values(a)
+    a, ok = _finite(a)
+    return jnp.where(ok[..., None], jnp.linalg.eigvalsh(a, UPLO="L", symmetrize_input=False), jnp.nan)
 
 
 def eigh(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n n"]]:
-    """Ascending eigenvalues, and eigenvectors as columns, of finite symmetric matrices."""
-    return _mapped(_pairs, a) if _many_cpu_devices() else tuple(jnp.linalg.eigh(a))
+    """Ascending eigenvalues, and eigenvectors as columns, of symmetric matrices; NaN where one is not finite."""
+    a, ok = _finite(a)
+    values, vectors = _mapped(_pairs, a) if _many_cpu_devices() else tuple(jnp.linalg.eigh(a))
+    return jnp.where(ok[..., None], values, jnp.nan), jnp.where(ok[..., None, None], vectors, jnp.nan)
 
 
-def finite(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n n"], Bool[Array, "*batch"]]:
+def _finite(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n n"], Bool[Array, "*batch"]]:
     """The stack with non-finite lanes zeroed (LAPACK may not return on NaN), and which lanes are finite."""
     ok = jnp.all(jnp.isfinite(a), axis=(-1, -2))
     return jnp.where(ok[..., None, None], a, 0), ok
@@ -71,12 +81,14 @@ def svd(a: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, " k"]
 
 
 def reduced(a: Float[Array, "*batch n n"]) -> Reduced:
-    """Finite symmetric matrices as tridiagonal ones, by reflections: to a few eps of their norm the same eigenvalues.
+    """Symmetric matrices as tridiagonal ones, by reflections: to a few eps of their norm the same eigenvalues.
+
+    Lower triangles are read.
 
     Example:
-      >>> t, scale = reduced(4.0 * jnp.eye(2))
-      >>> t.diagonal.tolist(), t.beside.tolist(), float(scale)
-      ([0.5, 0.5], [0.0], 8.0)
+      >>> t, scale, norm = reduced(4.0 * jnp.eye(2))
+      >>> t.diagonal.tolist(), t.beside.tolist(), float(scale), float(norm)
+      ([1.0, 1.0], [0.0], 4.0, 4.0)
     """
     if _many_cpu_devices():
         return _mapped(_reduced_alone, a)
@@ -84,13 +96,36 @@ def reduced(a: Float[Array, "*batch n n"]) -> Reduced:
 
 
 def _reduced(a: Float[Array, "n n"]) -> Reduced:
-    largest = jnp.max(jnp.abs(a))
-    # Over and above what it divides by: a power of two, that rounds nothing and lets squares be taken.
-    scale = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(jnp.where(largest > 0, largest, 1))[1])
-    a = a / scale
+    share, parts = _row_share(a)
+    ok = jnp.isfinite(share)  # sums and maxima keep NaN, and LAPACK may not return on it
+    # A power of two about as large as the entries: it rounds nothing and lets squares be taken.
+    scale = jnp.ldexp(jnp.ones_like(share), jnp.frexp(jnp.where(ok & (share > 0), share, 1))[1])
+    a, scale, norm = jnp.where(ok, a / scale, 0), jnp.where(ok, scale, jnp.nan), parts * share
     if len(a) == 1:
-        return Reduced(Tridiagonals(a[0], a[0, :0]), scale)
-    return Reduced(Tridiagonals(*jax.lax.linalg.tridiagonal(a)[1:3]), scale)
+        return Reduced(Tridiagonals(a[0], a[0, :0]), scale, norm)
+    return Reduced(Tridiagonals(*jax.lax.linalg.tridiagonal(a)[1:3]), scale, norm)
+
+
+def row_sum_norm(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
+    """||A||, the largest absolute row sum: at least the largest |eigenvalue|, at most sqrt(n) times it.
+
+    Example:
+      >>> float(row_sum_norm(jnp.array([[1.0, 9.0], [-2.0, 3.0]])))
+      5.0
+    """
+    share, parts = _row_share(a)
+    return parts * share
+
+
+def _row_share(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch"], int]:
+    """The largest absolute row sum in so many parts, of which one never overflows; the lower triangle is read."""
+    n = a.shape[-1]
+    parts, number = 2 ** math.ceil(math.log2(n)), jnp.arange(n)
+    lower = jnp.where(number[:, None] >= number, jnp.abs(a) / parts, 0)
+    # Rows by a product: on a CPU XLA adds along the last axis one number at a time.
+    rows = jnp.matmul(lower, jnp.ones((n, 1), a.dtype), precision="highest")[..., 0]
+    columns = jnp.sum(jnp.where(number[:, None] > number, lower, 0), axis=-2)
+    return jnp.max(rows + columns, axis=-1), parts
 
 
 def _many_cpu_devices() -> bool:
@@ -105,7 +140,7 @@ _pairs_alone = jax.custom_batching.sequential_vmap(lambda a: tuple(jnp.linalg.ei
 
 @jax.custom_jvp
 def _values(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
-    t, scale = reduced(a)
+    t, scale, _ = reduced(a)
     return bisected(t) * scale[..., None]
 
 

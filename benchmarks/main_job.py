@@ -108,7 +108,7 @@ def _spread(lanes: Lanes, f: Callable) -> Callable:
 def measuring(lanes: Lanes, params: Any) -> dict[str, Program]:
     """The library's measurement of the lane at one time, and the two parts that matter."""
     land = lanes.landscape
-    one = lambda p: dense(Hessian(land.loss, p, land.batch), columns=lanes.columns)
+    one = lambda p: dense(Hessian(land.loss, p, land.batch), columns=lanes.way.columns)
     hessians = prepare(_spread(lanes, one), params)
     return {
         "measuring": Program(lambda: lanes._run_measure(params)),

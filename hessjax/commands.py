@@ -313,7 +313,7 @@ class Doctor:
         own_process()
         from hessjax import devices
 
-        facts = {"versions": devices.versions(), **devices.describe(), "advice": devices.advice()}
+        facts = {"versions": devices.versions(), **devices.describe(), "plan": _plan(), "advice": devices.advice()}
         if self.json:
             print(json.dumps(facts, indent=1))
             return
@@ -322,6 +322,23 @@ class Doctor:
             for line in lines if isinstance(lines, list) else [lines]:
                 print(f"{name:14s}{line}")
                 name = ""
+
+
+def _plan() -> dict[str, str]:
+    """What a sweep on this machine chooses by itself, in words."""
+    import jax
+
+    from hessjax.devices import batch_bytes, memory_available
+    from hessjax.stacks import is_counted
+
+    count, memory = jax.local_device_count(), memory_available() // 2
+    room = batch_bytes(memory // count)
+    return {
+        "inits:": f"sharded over {count} {jax.default_backend()} device{'s' * (count > 1)}, without communication",
+        "memory:": f"{memory / 2**30:.1f} GiB for measuring, half of what is available",
+        "batches:": f"as many inits at a time on a device as take {room / 2**20:.3g} MiB",
+        "spectra:": "tridiagonal forms by LAPACK, counted" if is_counted() else "the backend's eigenvalues",
+    }
 
 
 COMMANDS = {

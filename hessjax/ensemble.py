@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hessjax import devices, records
+from hessjax.columns import COLUMNS
 from hessjax.config import Sweep, differences
-from hessjax.lanes import Lanes, resolve
+from hessjax.lanes import Lanes, Way, resolve
 from hessjax.pool import check_shareable, run_workers
 from hessjax.progress import Progress, say
 from hessjax.store import Store, StoreError
@@ -91,8 +92,7 @@ def sweep(
     if workers > 1:
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
-    columns, pieces = (store.attributes.get(name) for name in ("columns", "pieces"))  # an older store has no pieces
-    lanes.compile(store.read("step").tolist(), columns, bool(pieces))
+    lanes.compile(store.read("step").tolist(), _recorded_way(store))
     log = partial(_log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
     log("start", t=began, units=len(todo), compile_s=lanes.compile_s, device=devices.describe())
     total = sum(b - a for a, b in map(store.span, todo))
@@ -134,8 +134,7 @@ def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) 
         lanes.compile(steps)  # what does not fit in memory is refused before there is a store
         attributes = {
             **identity,
-            "columns": lanes.columns,  # these decide the last bits, so whoever resumes begins with the same
-            "pieces": lanes.pieces,
+            **lanes.way._asdict(),  # decides the last bits, so whoever resumes begins with the same
             "title": f"{lanes.config.landscape_name}: Hessian spectra of {lanes.config.num_inits} inits",
             "fingerprint": lanes.config.fingerprint,
             "versions": devices.versions(),
@@ -147,6 +146,12 @@ def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) 
     store = Store.open(path)
     _refuse_another(store, identity)
     return store
+
+
+def _recorded_way(store: Store) -> Way:
+    """How the store's rows are measured; older stores have no pieces, and one init at a time."""
+    before = {"columns": COLUMNS, "pieces": False, "together": 1}
+    return Way(**{name: store.attributes.get(name) or default for name, default in before.items()})
 
 
 def _refuse_another(store: Store, identity: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """One lane of a sweep: `lane_width` inits started, trained and measured by three compiled programs.
 
-The lane axis is sharded over local devices with no communication; within a device inits are trained together and
-measured one after another, which keeps each one's columns in the cache.
+The lane axis is sharded over local devices with no communication; within a device inits are trained together, and
+measured so many at a time as stay in the cache, or, beside a CPU, in memory.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from hessjax.columns import COLUMNS
 from hessjax.composition import lower
 from hessjax.config import Sweep
 from hessjax.curvature import Hessian
-from hessjax.devices import lane_mesh, memory_available
+from hessjax.devices import batch_bytes, lane_mesh, memory_available
 from hessjax.landscapes import base as landscapes
 from hessjax.landscapes.base import Landscape
 from hessjax.objective import mean_loss
@@ -32,8 +32,9 @@ from hessjax.rows import num_rows
 from hessjax.signature import by_values, with_ends
 from hessjax.train import Trainer, TrainState, make_optimizer
 
-__all__ = ["Lanes", "measure", "resolve"]
+__all__ = ["Lanes", "Way", "measure", "resolve"]
 
+MANY = 4000  # measurements of a sweep that are worth a second compilation
 PIECES = 2**30  # bytes of one init's pieces: the same on every machine, as the way they are added decides the last bits
 PILOT = 32  # inits whose median loss places the times
 
@@ -134,6 +135,20 @@ def error_rate(land: Landscape, params: PyTree) -> Float[Array, ""]:
         return jnp.mean(jnp.argmax(land.model(params, inputs), axis=-1) != targets)
 
 
+class Way(NamedTuple):
+    """How a lane is measured, which decides the last bits: a store records it, and whoever resumes does the same.
+
+    Args:
+      columns: Hessian columns per pass, of the leaves that are columns.
+      pieces: whether leaves may be put together from pieces.
+      together: inits that a device measures at a time.
+    """
+
+    columns: int = COLUMNS
+    pieces: bool = True
+    together: int = 1
+
+
 class Lanes:
     """The compiled programs of one sweep; made once, then `run(first)` for each lane.
 
@@ -157,7 +172,7 @@ class Lanes:
             options=config.optimizer_options,
         )
         self.trainer = Trainer(land.loss, optimizer, land.batch, config.batch_size)
-        self.columns, self.pieces, self.compile_s, self.times = COLUMNS, True, 0.0, []
+        self.way, self.compile_s, self.times = Way(), 0.0, []
         if config.chunk is not None:  # a scalar loss with chunk is refused before anything runs
             _ = jax.eval_shape(lambda p: Hessian(land.loss, p, land.batch, chunk=config.chunk).mv(p), self._struct)
 
@@ -201,8 +216,8 @@ class Lanes:
             tol=self.config.tol,
             spectrum=self.config.measure == "spectrum",
             chunk=self.config.chunk,
-            columns=self.columns,
-            pieces=self.pieces,
+            columns=self.way.columns,
+            pieces=self.way.pieces,
         )
 
     def _sharded(self, f: Callable, *scalars: bool) -> Callable:
@@ -211,40 +226,69 @@ class Lanes:
         specs = tuple(same if scalar else lane for scalar in scalars)
         return jax.shard_map(f, mesh=self.mesh, in_specs=specs, out_specs=lane, check_vma=False)
 
-    def compile(self, steps: list[int], columns: int | None = None, pieces: bool = True) -> None:
-        """Compiles the three programs, once; the measuring one of pieces or in so many columns as fit the memory bound.
+    def compile(self, steps: list[int], way: Way | None = None) -> None:
+        """Compiles the three programs, once; the measuring one in such a way that its workspace keeps the memory bound.
 
         Args:
           steps: what `run` measures at; may change without compiling again.
-          columns: Hessian columns per pass to begin with, as a store begun elsewhere recorded them; None: the usual.
-          pieces: whether to begin with pieces; recorded too.
+          way: how to measure, as a store begun elsewhere recorded it; None: planned here.
         """
         self.times = steps
         if self.compile_s:
             return
-        began, self.columns, self.pieces = time.perf_counter(), columns or COLUMNS, pieces
+        began, self.way = time.perf_counter(), way or Way()
         inits, zero = self._numbers(0), jnp.int32(0)
         state = jax.eval_shape(jax.vmap(self._start), inits)
         together = jax.vmap(self._advance, in_axes=(0, 0, None, None))
         advance = jax.jit(self._sharded(together, False, False, True, True), donate_argnums=0)
         state = _placed(state, self.mesh)
         self._run_advance = advance.lower(state, inits, zero, zero).compile()
-        while True:
-            one_by_one = jax.jit(self._sharded(partial(jax.lax.map, self._measure), False))
-            self._run_measure = one_by_one.lower(state.params).compile()
-            if self._workspace() <= self.memory or (self.columns == 1 and not self.pieces):
-                break
-            if self.pieces:
-                self.pieces = False
-            else:
-                self.columns = max(1, self.columns // 4)
-        if self._workspace() > self.memory:
-            raise ValueError(
-                f"measuring one init needs {self._workspace() / 2**20:.3g} MiB with one column at a time, over the "
-                f"bound of {self.memory / 2**20:.3g} MiB; give chunk= (rows per pass), a smaller lane_width, or more "
-                "memory."
-            )
+        self._compile_measure(state.params)
+        if way is None:
+            self._batch_measure(state.params)
         self.compile_s = round(time.perf_counter() - began, 3)
+
+    def _compile_measure(self, params: PyTree) -> None:
+        """The measuring program; of fewer inits at a time, then in columns, then fewer, until it is within bounds."""
+        while True:
+            self._run_measure = self._measuring(params)
+            if self._workspace() <= self.memory:
+                return
+            if self.way.together > 1:
+                self.way = self.way._replace(together=1)
+            elif self.way.pieces:
+                self.way = self.way._replace(pieces=False)
+            elif self.way.columns > 1:
+                self.way = self.way._replace(columns=max(1, self.way.columns // 4))
+            else:
+                break
+        raise ValueError(
+            f"measuring one init needs {self._workspace() / 2**20:.3g} MiB with one column at a time, over the "
+            f"bound of {self.memory / 2**20:.3g} MiB; give chunk= (rows per pass), a smaller lane_width, or more "
+            "memory."
+        )
+
+    def _measuring(self, params: PyTree) -> Any:
+        def lane(some: PyTree) -> PyTree:
+            if self.way.together == 1:
+                return jax.lax.map(self._measure, some)
+            return jax.lax.map(self._measure, some, batch_size=self.way.together)
+
+        return jax.jit(self._sharded(lane, False)).lower(params).compile()
+
+    def _batch_measure(self, params: PyTree) -> None:
+        """As many inits of a device at a time as fit, to judge by what one takes; none where compiling takes longer."""
+        if jax.default_backend() == "cpu" and self.config.num_inits * len(self.times) < MANY:
+            return
+        one, share = (self.way, self._run_measure), self._padded // self.mesh.size
+        fitting = batch_bytes(self.memory // self.mesh.size) * self.mesh.size // max(1, self._workspace())
+        # A remainder would be a program of its own.
+        for together in (k for k in range(min(share, fitting), 1, -1) if share % k == 0):
+            self.way = one[0]._replace(together=together)
+            self._run_measure = self._measuring(params)
+            if self._workspace() <= self.memory:
+                return
+        self.way, self._run_measure = one
 
     def _workspace(self) -> int:
         analysis = self._run_measure.memory_analysis()

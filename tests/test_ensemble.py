@@ -17,7 +17,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import hessjax as hj
-from hessjax import Landscape, StoreError, Sweep, ensemble
+from hessjax import Landscape, StoreError, Sweep, ensemble, lanes
 from hessjax.ensemble import open_sweep, sweep
 from hessjax.lanes import Lanes
 from hessjax.single import exact
@@ -252,6 +252,20 @@ def test_open_sweep_has_dimensions_units_configuration_and_versions(whole):
     assert ds.attrs["wall_s"] >= ds.attrs["unit_s"] > 0
     assert ds.attrs["compile_s"] > 0
     assert "hessjax_store" not in ds.attrs
+
+
+def test_how_rows_are_measured_is_recorded_and_resumed(monkeypatch, tmp_path):
+    monkeypatch.setattr(lanes, "MANY", 1)
+    width = 2 * len(jax.devices())
+    config = config_of(num_inits=2 * width, lane_width=width)
+    all_of_it, parts = run(config, tmp_path / "a.zarr"), tmp_path / "b.zarr"
+    run(config, parts, worker=(0, 2))
+    recorded = Store.open(parts).attributes
+    assert recorded["together"] == Store.open(all_of_it).attributes["together"] > 1
+    monkeypatch.setattr(lanes, "MANY", 10**9)  # a new store would be measured one at a time
+    run(config, parts)
+    for name in ("eigenvalues", "loss", "negative"):
+        assert_array_equal(Store.open(parts).read(name), Store.open(all_of_it).read(name))
 
 
 def test_inertia_stores_no_eigenvalues_and_the_same_counts(whole, tmp_path):

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hessjax import OperatorError, Sweep, landscapes
+from hessjax import lanes as lanes_module
 from hessjax.landscapes import Landscape
 from hessjax.lanes import PILOT, Lanes, _increasing, measure, resolve
 
@@ -344,7 +345,7 @@ def test_a_memory_bound_is_kept_by_fewer_columns_or_refused_in_one_line():
     rows = run(free, [0])
     bounded = Lanes(config, resolve(config), free._workspace() - 1)
     fewer = run(bounded, [0])
-    assert bounded.columns < free.columns
+    assert bounded.way.columns < free.way.columns
     assert bounded._workspace() <= bounded.memory
     tolerance = ROUNDING * 48 * np.finfo("float32").eps * np.abs(rows["eigenvalues"]).max()
     assert_allclose(fewer["eigenvalues"], rows["eigenvalues"], atol=tolerance, rtol=0)
@@ -361,13 +362,34 @@ def test_a_memory_bound_that_pieces_break_is_kept_by_columns():
     config = Sweep(landscape=land, num_inits=1, num_steps=0, times=1)
     free = Lanes(config, resolve(config))
     rows = run(free, [0])
-    assert free.pieces
+    assert free.way.pieces
     bounded = Lanes(config, resolve(config), free._workspace() - 1)
     fewer = run(bounded, [0])
-    assert not bounded.pieces
+    assert not bounded.way.pieces
     assert bounded._workspace() <= bounded.memory
     tolerance = ROUNDING * 80 * np.finfo("float32").eps * np.abs(rows["eigenvalues"]).max()
     assert_allclose(fewer["eigenvalues"], rows["eigenvalues"], atol=tolerance, rtol=0)
+
+
+def test_small_inits_are_measured_so_many_at_a_time_as_the_cache_holds(monkeypatch):
+    width = 2 * len(jax.devices())
+    config = Sweep(landscape="quadratic", num_inits=width, lane_width=width, num_steps=2, times=2)
+    one = Lanes(config, resolve(config))
+    alone = run(one, [0, 2])
+    monkeypatch.setattr(lanes_module, "MANY", 1)
+    many = Lanes(config, resolve(config))
+    together = run(many, [0, 2])
+    assert (one.way.together, many.way.together) == (1, 2)
+    for name, value in alone.items():
+        assert_allclose(together[name], value, rtol=1e-5, atol=1e-5)
+    tight = Lanes(config, resolve(config), one._workspace() * 3 // 2)
+    run(tight, [0, 2])
+    assert tight.way.together == 1
+    assert tight._workspace() <= tight.memory
+    again = Lanes(config, resolve(config))
+    again.compile([0, 2], many.way)
+    for name, value in again.run(0).items():
+        assert_array_equal(value, together[name])
 
 
 def test_float64_without_x64_is_refused_with_the_line_to_write():

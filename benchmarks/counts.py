@@ -1,0 +1,158 @@
+"""Claim: counts of negative, zero and positive eigenvalues take at most 1/3 of batched eigvalsh's time, none that is certified is wrong, and an init to its counts takes at most 1/4 of plain JAX's.
+
+Stacks, float32, of Gaussian orthogonal matrices: (n, how many) = (512, 64), (64, 1024), (16, 16384). Two numbers for one
+of n = 512: 4/3 n^3 = 179 MFLOP to tridiagonal form, of which a half are products with a vector, that read the trailing
+triangle at every column: n^3/6 numbers, 90 MB out of a second-level cache that the matrix fills. A count is one pass of
+n steps. Elimination needs n^3/3 at each of four thresholds, so as much, before any pivoting.
+
+Rivals: `jnp.linalg.eigvalsh`, one after another on one device a core; NumPy's, of the stack (one call; one BLAS
+thread, as the others have). `jnp.linalg.eigvalsh` of a stack on several CPU devices is left out: it can hang.
+The path: `net` of the claim `assembly`, from keys to counts; plain is `eigvalsh(jax.hessian)`.
+
+Errors: certified counts that differ from those of float64's eigenvalues of the same matrices. `wrong` is over 1e5
+matrices of 2 to 48 rows: random, integer, of low rank, with zero clusters, saddle-point, graded.
+"""  # noqa: E501 -- the claim is one line
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+import hessjax as hj
+from benchmarks.assembly import SMOKE, WIDTH, _plain, net, spread
+from benchmarks.harness import Program, compare, prepare, row
+from hessjax.assembly import dense, inertia
+from hessjax.devices import lane_mesh
+
+STACKS = ((8, 4),) if SMOKE else ((512, 64), (64, 1024), (16, 16384))
+MATRICES = 60 if SMOKE else 100_000
+TOL = 1e-5
+WRONG = "certified counts unlike float64's / certified counts"
+
+
+def run() -> list[dict[str, Any]]:
+    """A row for each stack and way, then the path, then the wrong counts."""
+    found = []
+    for n, count in STACKS:
+        stack = jax.random.normal(jax.random.key(n), (count, n, n))
+        stack = jax.device_put(
+            stack + jnp.swapaxes(stack, 1, 2), NamedSharding(lane_mesh(WIDTH), PartitionSpec("lane"))
+        )
+        host = np.asarray(stack)
+        one_by_one = spread(lambda a: jax.lax.map(jnp.linalg.eigvalsh, a))
+        programs = {
+            "counts": prepare(spread(partial(inertia, tol=TOL)), stack),
+            "eigenvalues": prepare(spread(hj.eigvalsh), stack),
+            "jax eigvalsh": prepare(one_by_one, stack),
+            "numpy eigvalsh": Program(partial(np.linalg.eigvalsh, host)),
+        }
+        costs = compare(programs, rounds=2 if SMOKE else 7)
+        wrong, certified = checked(programs["counts"].call(), host)
+        exact = np.linalg.eigvalsh(host.astype("float64"))
+        for name, cost in costs.items():
+            more: dict[str, Any] = {"size": n, "ms": 1e3 * cost.run_s / count}
+            if name == "counts":
+                kept = {"error": wrong, "error_is": WRONG}
+                more["certified"] = certified
+            else:
+                far = np.abs(np.asarray(programs[name].call(), "float64") - exact).max(1) / np.abs(exact).max(1)
+                kept = {
+                    "error": float(far.max()),
+                    "error_is": "largest |eigenvalue - float64's| / largest |eigenvalue|",
+                }
+            found.append(row(f"{n} x {count}: {name}", cost, **more, **kept))
+    return [*found, *path(), many()]
+
+
+def checked(found: Any, stack: np.ndarray) -> tuple[float, float]:
+    """The share of certified counts that differ from float64's, and the share that is certified."""
+    exact, edge = np.linalg.eigvalsh(stack.astype("float64")), np.asarray(found.threshold, "float64")[:, None]
+    differ = (found.negative != (exact < -edge).sum(1)) | (found.positive != (exact > edge).sum(1))
+    ok = np.asarray(found.certified)
+    return float(np.mean(np.asarray(differ)[ok])) if ok.any() else 0.0, float(ok.mean())
+
+
+def path() -> list[dict[str, Any]]:
+    """From keys to counts, of an init: the library and what one writes without it."""
+    problem, keys = net(), jax.random.split(jax.random.key(1), WIDTH)
+    keys = jax.device_put(keys, NamedSharding(lane_mesh(WIDTH), PartitionSpec("lane")))
+
+    def ours(key):
+        return inertia(dense(hj.Hessian(problem.loss, problem.init(key), problem.batch)), tol=TOL)
+
+    def plain(key):
+        matrix = _plain(problem, problem.init(key))
+        edge = TOL * jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
+        values = jnp.linalg.eigvalsh(matrix)
+        return jnp.sum(values < -edge), jnp.sum(values > edge)
+
+    ways = {"path": spread(lambda k: jax.lax.map(ours, k)), "path, plain": spread(lambda k: jax.lax.map(plain, k))}
+    programs = {name: prepare(f, keys) for name, f in ways.items()}
+    costs = compare(programs, rounds=2 if SMOKE else 7)
+    found, others = (program.call() for program in programs.values())
+    ok = np.asarray(found.certified)
+    differ = float(np.mean((np.asarray(found.negative) != others[0])[ok])) if ok.any() else 0.0
+    what = "certified counts unlike plain JAX's / certified counts"
+    return [row(name, cost, ms=1e3 * cost.run_s / WIDTH, error=differ, error_is=what) for name, cost in costs.items()]
+
+
+def many() -> dict[str, Any]:
+    """Counts of very many matrices, degenerate ones among them, all checked against float64."""
+    rng, wrong, certified, cost, total = np.random.default_rng(0), 0.0, 0.0, None, 0
+    sizes = (2, 3, 5, 8, 16, 24, 32, 48)
+    for n in sizes:
+        stack = np.concatenate([kind(rng, MATRICES // len(sizes) // len(KINDS) + 1, n) for kind in KINDS])
+        stack = stack.astype("float32")
+        stack = np.tril(stack) + np.swapaxes(np.tril(stack, -1), 1, 2)  # rounded first, so that it is exactly symmetric
+        program = prepare(jax.jit(partial(inertia, tol=TOL)), stack)
+        share_wrong, share = checked(program.call(), stack)
+        wrong, certified, total = (
+            wrong + share_wrong * share * len(stack),
+            certified + share * len(stack),
+            total + len(stack),
+        )
+        cost = compare({"": program}, rounds=1)[""]
+    assert cost is not None
+    more = {"matrices": total, "certified": certified / total, "wrong": round(wrong)}
+    return row("wrong counts (time: of the largest)", cost, **more, error=wrong / certified, error_is=WRONG)
+
+
+def _symmetric(a: np.ndarray) -> np.ndarray:
+    return (a + np.swapaxes(a, 1, 2)) / 2
+
+
+def _random(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    return _symmetric(rng.standard_normal((count, n, n)))
+
+
+def _integer(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    return np.round(2 * _random(rng, count, n))  # many of them singular, with eigenvalues that coincide
+
+
+def _low_rank(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    factor = rng.standard_normal((count, n, max(1, n // 4)))
+    return np.einsum("lik,k,ljk->lij", factor, np.where(np.arange(factor.shape[2]) % 2, -1.0, 1.0), factor)
+
+
+def _cluster(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    q = np.linalg.qr(rng.standard_normal((count, n, n)))[0]
+    return np.einsum("lik,k,ljk->lij", q, np.repeat([0.0, -1.0, 1.0], [n - 2 * (n // 3), n // 3, n // 3]), q)
+
+
+def _saddle_point(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    a = np.zeros((count, n, n))
+    a[:, : n // 2, n // 2 :] = rng.standard_normal((count, n // 2, n - n // 2))
+    return a + np.swapaxes(a, 1, 2)
+
+
+def _graded(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    scale = 10.0 ** np.linspace(0, -6, n)
+    return _random(rng, count, n) * np.outer(scale, scale)
+
+
+KINDS = (_random, _integer, _low_rank, _cluster, _saddle_point, _graded)

@@ -26,7 +26,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 import hessjax as hj
 from benchmarks.assembly import SMOKE, WIDTH, _plain, net, spread
 from benchmarks.harness import Program, compare, prepare, row
-from hessjax.assembly import dense, inertia
 from hessjax.devices import lane_mesh
 
 STACKS = ((8, 4),) if SMOKE else ((512, 64), (64, 1024), (16, 16384))
@@ -46,7 +45,7 @@ def run() -> list[dict[str, Any]]:
         host = np.asarray(stack)
         one_by_one = spread(lambda a: jax.lax.map(jnp.linalg.eigvalsh, a))
         programs = {
-            "counts": prepare(spread(partial(inertia, tol=TOL)), stack),
+            "counts": prepare(spread(partial(hj.inertia, tol=TOL)), stack),
             "eigenvalues": prepare(spread(hj.eigvalsh), stack),
             "jax eigvalsh": prepare(one_by_one, stack),
             "numpy eigvalsh": Program(partial(np.linalg.eigvalsh, host)),
@@ -83,7 +82,7 @@ def path() -> list[dict[str, Any]]:
     keys = jax.device_put(keys, NamedSharding(lane_mesh(WIDTH), PartitionSpec("lane")))
 
     def ours(key):
-        return inertia(dense(hj.Hessian(problem.loss, problem.init(key), problem.batch)), tol=TOL)
+        return hj.inertia(hj.Hessian(problem.loss, problem.init(key), problem.batch), tol=TOL)
 
     def plain(key):
         matrix = _plain(problem, problem.init(key))
@@ -109,7 +108,7 @@ def many() -> dict[str, Any]:
         stack = np.concatenate([kind(rng, MATRICES // len(sizes) // len(KINDS) + 1, n) for kind in KINDS])
         stack = stack.astype("float32")
         stack = np.tril(stack) + np.swapaxes(np.tril(stack, -1), 1, 2)  # rounded first, so that it is exactly symmetric
-        program = prepare(jax.jit(partial(inertia, tol=TOL)), stack)
+        program = prepare(jax.jit(partial(hj.inertia, tol=TOL)), stack)
         share_wrong, share = checked(program.call(), stack)
         wrong, certified, total = (
             wrong + share_wrong * share * len(stack),

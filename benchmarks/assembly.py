@@ -32,7 +32,7 @@ from hessjax.devices import lane_mesh
 
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 SMOKE = bool(os.environ.get("HESSJAX_SMOKE"))
-WIDTH = 2 if SMOKE else 16
+WIDTH = 2 if SMOKE else 64  # inits of a run: so many that starting it is nothing
 
 
 class Problem(NamedTuple):
@@ -41,6 +41,7 @@ class Problem(NamedTuple):
     init: Callable[[Any], Any]
     loss: Callable[[Any, Any], Any]
     batch: Any
+    width: int = WIDTH
 
     @property
     def num_rows(self) -> int:
@@ -66,7 +67,7 @@ def digits() -> Problem:
         hidden = jnp.tanh(jnp.tanh(batch[0] @ p["a"] + p["x"]) @ p["b"] + p["y"])
         return cross_entropy(hidden @ p["c"] + p["z"], batch[1])
 
-    return Problem(_normal(shapes), loss, (pixels, labels))
+    return Problem(_normal(shapes), loss, (pixels, labels), min(WIDTH, 16))
 
 
 def conv() -> Problem:
@@ -80,7 +81,7 @@ def conv() -> Problem:
         hidden = jnp.tanh(layer(hidden, p["b"], window_strides=(2, 2)))
         return cross_entropy(hidden.reshape(len(hidden), -1) @ p["c"] + jnp.pad(p["x"], (0, 8)), batch[1])
 
-    return Problem(_normal(shapes), loss, (pixels, labels))
+    return Problem(_normal(shapes), loss, (pixels, labels), min(WIDTH, 16))
 
 
 def rnn() -> Problem:
@@ -120,7 +121,7 @@ def run() -> list[dict[str, Any]]:
         large = [way for way, x in programs.items() if way != "plain" and (x.temp_bytes or 0) > 2**30]
         costs = compare({way: x for way, x in programs.items() if way not in large}, rounds=2 if SMOKE else 7)
         wrong = errors(problem, params)
-        ms = {way: 1e3 * cost.run_s / WIDTH for way, cost in costs.items()}
+        ms = {way: 1e3 * cost.run_s / problem.width for way, cost in costs.items()}
         fastest = min((way for way in ms if way != "pieces"), key=lambda way: ms[way])
         size = sum(x[0].size for x in jax.tree.leaves(params))
         floor = 1e3 * problem.num_rows * size**2 / rate
@@ -134,8 +135,8 @@ def run() -> list[dict[str, Any]]:
 
 def inits(problem: Problem) -> Any:
     """Params of so many inits, a block of them on each device."""
-    where = jax.sharding.NamedSharding(lane_mesh(WIDTH), PartitionSpec("lane"))
-    return jax.device_put(jax.vmap(problem.init)(jax.random.split(jax.random.key(1), WIDTH)), where)
+    where = jax.sharding.NamedSharding(lane_mesh(problem.width), PartitionSpec("lane"))
+    return jax.device_put(jax.vmap(problem.init)(jax.random.split(jax.random.key(1), problem.width)), where)
 
 
 def ways(problem: Problem) -> dict[str, Callable]:

@@ -15,9 +15,10 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/hessjax/hessjax/blob/main/notebooks/02_dense_ensembles.ipynb)
 #
-# How many directions go down at a random start, and how sure is that number? For a small network the whole Hessian can be
-# had. This notebook shows how `hj.dense` puts it together from the layers, how `hj.inertia` counts without eigenvalues and
-# says whether the count is certain, and what both say of many starts. It needs a CPU and about a minute.
+# How many directions go down at a random start, and how sure is that number? For a small network the whole Hessian
+# can be had. This notebook shows how `hj.dense` puts it together from the layers, how `hj.inertia` counts without
+# eigenvalues and says whether the count is certain, and what both say of many starts. It needs a CPU and about a
+# minute.
 
 # %%
 try:
@@ -42,7 +43,8 @@ WIDTH, ROWS, INITS = (4, 16, 4) if SMOKE else (16, 128, 256)
 # %% [markdown]
 # ## One network, written by hand
 #
-# A tanh layer and a linear one, without biases: 512 weights. The loss is a value per example; nothing says what the layers are.
+# A tanh layer and a linear one, without biases: 512 weights. The loss is a value per example; nothing says what the
+# layers are.
 
 # %%
 x, y = jax.random.normal(jax.random.key(0), (2, ROWS, WIDTH))
@@ -62,8 +64,9 @@ H = hj.Hessian(loss, init(jax.random.key(1)), (x, y))
 hj.explain(H)
 
 # %% [markdown]
-# Both leaves were recognised in the traced loss: each row's second derivatives are needed in the units only, and one matrix
-# product per pair of layers adds the rows up. It is the same matrix as `jax.hessian`'s, to rounding, and takes less time.
+# Both leaves were recognised in the traced loss: each row's second derivatives are needed in the units only, and one
+# matrix product per pair of layers adds the rows up. It is the same matrix as `jax.hessian`'s, to rounding, and takes
+# less time.
 
 # %%
 plain = jax.jit(lambda p: jax.hessian(lambda q: jnp.mean(loss(q, (x, y))))(p))
@@ -81,8 +84,9 @@ for name, call in {"hj.dense": lambda: hj.dense(H), "jax.hessian": lambda: plain
 # %% [markdown]
 # ## Many starts, several thresholds
 #
-# What counts as zero is a choice: here eigenvalues within `tol` times the largest absolute row sum. Counts at all of them
-# share one reduction to tridiagonal form. A count is certified when no eigenvalue is within rounding of the threshold.
+# What counts as zero is a choice: here eigenvalues within `tol` times the largest absolute row sum. Counts at all of
+# them share one reduction to tridiagonal form. A count is certified when no eigenvalue is within rounding of the
+# threshold.
 
 # %%
 tols = np.geomspace(1e-7, 1e-1, 13)
@@ -112,6 +116,6 @@ right.legend(loc=(0.03, 0.09), fontsize=8, framealpha=1)
 plt.show()
 
 # %% [markdown]
-# Below a thousandth hardly anything is zero, and the shares do not depend on the choice. Of a few starts in a hundred an
-# eigenvalue is within float32's rounding of the threshold, and their counts say so (the dotted line); in float64
+# Below a thousandth hardly anything is zero, and the shares do not depend on the choice. Of a few starts in a hundred
+# an eigenvalue is within float32's rounding of the threshold, and their counts say so (the dotted line); in float64
 # (`jax.config.update("jax_enable_x64", True)` before anything else) all are certain.

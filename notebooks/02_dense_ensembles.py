@@ -95,10 +95,8 @@ count = lambda key: hj.inertia(hj.Hessian(loss, init(key), (x, y)), tol=tols.tol
 counts = jax.jit(lambda keys: jax.lax.map(count, keys))(keys)
 values = jax.jit(lambda keys: jax.lax.map(lambda key: hj.eigvalsh(hj.Hessian(loss, init(key), (x, y))), keys))(keys)
 for k in (0, 4, 8, 12):
-    share = counts.negative[:, k] / H.size
-    print(
-        f"tol {tols[k]:.0e}: {100 * share.mean():5.2f} % negative, {100 * counts.certified[:, k].mean():5.1f} % certified"
-    )
+    negative, certain = counts.negative[:, k].mean() / H.size, counts.certified[:, k].mean()
+    print(f"tol {tols[k]:.0e}: {100 * negative:5.2f} % negative, {100 * certain:5.1f} % certified")
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")

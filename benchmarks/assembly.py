@@ -28,7 +28,6 @@ from jax.sharding import PartitionSpec
 import hessjax as hj
 from benchmarks.harness import compare, prepare, row
 from hessjax.assembly import dense
-from hessjax.devices import lane_mesh
 
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 SMOKE = bool(os.environ.get("HESSJAX_SMOKE"))
@@ -116,7 +115,9 @@ def run() -> list[dict[str, Any]]:
     for name, make in PROBLEMS.items():
         problem = make()
         params = inits(problem)
-        programs = {way: prepare(spread(partial(f, _product)), params) for way, f in ways(problem).items()}
+        programs = {
+            way: prepare(spread(partial(f, _product), problem.width), params) for way, f in ways(problem).items()
+        }
         # A gigabyte of workspace given back and taken again also slows what runs after it, and never won.
         large = [way for way, x in programs.items() if way != "plain" and (x.temp_bytes or 0) > 2**30]
         costs = compare({way: x for way, x in programs.items() if way not in large}, rounds=2 if SMOKE else 7)
@@ -135,8 +136,7 @@ def run() -> list[dict[str, Any]]:
 
 def inits(problem: Problem) -> Any:
     """Params of so many inits, a block of them on each device."""
-    where = jax.sharding.NamedSharding(lane_mesh(problem.width), PartitionSpec("lane"))
-    return jax.device_put(jax.vmap(problem.init)(jax.random.split(jax.random.key(1), problem.width)), where)
+    return placed(jax.vmap(problem.init)(jax.random.split(jax.random.key(1), problem.width)), problem.width)
 
 
 def ways(problem: Problem) -> dict[str, Callable]:
@@ -159,10 +159,22 @@ def _product(matrix: Any) -> Any:
     return jnp.matmul(matrix, jnp.ones(len(matrix)), precision="highest")
 
 
-def spread(f: Callable) -> Callable:
+def devices(width: int) -> jax.sharding.Mesh:
+    """The most local devices that divide so many inits."""
+    local = jax.local_devices()
+    count = max(k for k in range(1, len(local) + 1) if width % k == 0)
+    return jax.sharding.Mesh(np.array(local[:count]), ("lane",))
+
+
+def placed(stack: Any, width: int) -> Any:
+    """A stack with a block of it on each device."""
+    return jax.device_put(stack, jax.sharding.NamedSharding(devices(width), PartitionSpec("lane")))
+
+
+def spread(f: Callable, width: int) -> Callable:
     """`f` of the block of a stack that each device has."""
     lane = PartitionSpec("lane")
-    return jax.jit(jax.shard_map(f, mesh=lane_mesh(WIDTH), in_specs=lane, out_specs=lane, check_vma=False))
+    return jax.jit(jax.shard_map(f, mesh=devices(width), in_specs=lane, out_specs=lane, check_vma=False))
 
 
 def _plain(problem: Problem, params: Any) -> Any:
@@ -174,8 +186,9 @@ def product_rate() -> float:
     """Flop a second of float32 matrix products on all devices at once, the best of several sizes."""
     rates = []
     for n in (64,) if SMOKE else (256, 512, 1024):
-        a = jax.device_put(jnp.ones((WIDTH, n, n)), jax.sharding.NamedSharding(lane_mesh(WIDTH), PartitionSpec("lane")))
-        program = prepare(spread(lambda a: jax.lax.map(lambda x: x @ x, a)), a)
+        program = prepare(
+            spread(lambda a: jax.lax.map(lambda x: x @ x, a), WIDTH), placed(jnp.ones((WIDTH, n, n)), WIDTH)
+        )
         rates.append(WIDTH * 2 * n**3 / compare({"": program}).popitem()[1].run_min_s)
     return max(rates)
 
@@ -183,7 +196,8 @@ def product_rate() -> float:
 def errors(problem: Problem, params: Any) -> dict[str, float]:
     """The first init's worst entry by every way, against `jax.hessian` in float64 at the same params and data."""
     answers = {
-        way: np.asarray(spread(partial(f, lambda a: a))(params)[0], np.float64) for way, f in ways(problem).items()
+        way: np.asarray(spread(partial(f, lambda a: a), problem.width)(params)[0], np.float64)
+        for way, f in ways(problem).items()
     }
     jax.config.update("jax_enable_x64", True)
     try:

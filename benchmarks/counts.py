@@ -21,12 +21,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 import hessjax as hj
-from benchmarks.assembly import SMOKE, WIDTH, _plain, net, spread
+from benchmarks.assembly import SMOKE, WIDTH, _plain, net, placed, spread
 from benchmarks.harness import Program, compare, prepare, row
-from hessjax.devices import lane_mesh
 
 STACKS = ((8, 4),) if SMOKE else ((512, 64), (64, 1024), (16, 16384))
 MATRICES = 60 if SMOKE else 100_000
@@ -39,14 +37,12 @@ def run() -> list[dict[str, Any]]:
     found = []
     for n, count in STACKS:
         stack = jax.random.normal(jax.random.key(n), (count, n, n))
-        stack = jax.device_put(
-            stack + jnp.swapaxes(stack, 1, 2), NamedSharding(lane_mesh(WIDTH), PartitionSpec("lane"))
-        )
+        stack = placed(stack + jnp.swapaxes(stack, 1, 2), count)
         host = np.asarray(stack)
-        one_by_one = spread(lambda a: jax.lax.map(jnp.linalg.eigvalsh, a))
+        one_by_one = spread(lambda a: jax.lax.map(jnp.linalg.eigvalsh, a), count)
         programs = {
-            "counts": prepare(spread(partial(hj.inertia, tol=TOL)), stack),
-            "eigenvalues": prepare(spread(hj.eigvalsh), stack),
+            "counts": prepare(spread(partial(hj.inertia, tol=TOL), count), stack),
+            "eigenvalues": prepare(spread(hj.eigvalsh, count), stack),
             "jax eigvalsh": prepare(one_by_one, stack),
             "numpy eigvalsh": Program(partial(np.linalg.eigvalsh, host)),
         }
@@ -79,7 +75,7 @@ def checked(found: Any, stack: np.ndarray) -> tuple[float, float]:
 def path() -> list[dict[str, Any]]:
     """From keys to counts, of an init: the library and what one writes without it."""
     problem, keys = net(), jax.random.split(jax.random.key(1), WIDTH)
-    keys = jax.device_put(keys, NamedSharding(lane_mesh(WIDTH), PartitionSpec("lane")))
+    keys = placed(keys, WIDTH)
 
     def ours(key):
         return hj.inertia(hj.Hessian(problem.loss, problem.init(key), problem.batch), tol=TOL)
@@ -90,7 +86,10 @@ def path() -> list[dict[str, Any]]:
         values = jnp.linalg.eigvalsh(matrix)
         return jnp.sum(values < -edge), jnp.sum(values > edge)
 
-    ways = {"path": spread(lambda k: jax.lax.map(ours, k)), "path, plain": spread(lambda k: jax.lax.map(plain, k))}
+    ways = {
+        "path": spread(lambda k: jax.lax.map(ours, k), WIDTH),
+        "path, plain": spread(lambda k: jax.lax.map(plain, k), WIDTH),
+    }
     programs = {name: prepare(f, keys) for name, f in ways.items()}
     costs = compare(programs, rounds=2 if SMOKE else 7)
     found, others = (program.call() for program in programs.values())

@@ -23,7 +23,7 @@ from hessjax.matrices import Matrix, check_symmetric, is_symmetric
 from hessjax.operators import Operator, check_operand
 from hessjax.signature import Inertia
 
-__all__ = ["Eigh", "dense", "eigh", "eigvalsh", "explain", "inertia"]
+__all__ = ["Eigh", "check_fits", "dense", "eigh", "eigvalsh", "explain", "inertia"]
 
 
 class Eigh(NamedTuple):
@@ -65,7 +65,7 @@ def dense(op: Operator, *, columns: int | None = None, memory: str | int | None 
     if isinstance(op, Matrix):
         return mirrored(jnp.asarray(op.a))
     check_operand(op)
-    _check_fits(op.size, op.dtype)
+    check_fits(op.size, op.dtype)
     if op.streamed:
         return _streamed_columns(op, columns or COLUMNS)
     return _assembled(op, columns or COLUMNS, bound)
@@ -105,7 +105,12 @@ def _streamed_columns(op: Operator, columns: int) -> Float[Array, "n n"]:
     return mirrored(jnp.concatenate(blocks)[:n])
 
 
-def _check_fits(n: int, dtype: Any) -> None:
+def check_fits(n: int, dtype: Any) -> None:
+    """Refuses a matrix that would not fit in memory, with the bytes and what to use instead.
+
+    Raises:
+      ValueError: it and its workspace need more than is available.
+    """
     need, have = 3 * n * n * jnp.dtype(dtype).itemsize, memory_available()
     if need > have:
         raise ValueError(
@@ -123,13 +128,15 @@ def _matrix(x: Any, copies: int = 1) -> Float[Array, "*batch n n"]:
     if isinstance(x, Operator):
         x = dense(x)
     dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
-    need, have = copies * math.prod(jnp.shape(x)) * dtype.itemsize, memory_available()
-    if need > have and not isinstance(x, Tracer):
-        raise ValueError(
-            f"eigenvalues of a stack of shape {jnp.shape(x)} {dtype} need {need / 2**30:.1f} GiB more of the "
-            f"{have / 2**30:.1f} GiB available; take fewer matrices at a time (jax.lax.map with batch_size), or "
-            "products of the operator (op.mv, hj.slq, hj.spectrum), which need no matrix."
-        )
+    if not isinstance(x, Tracer):
+        on_one = x.sharding.shard_shape(x.shape) if isinstance(x, jax.Array) else jnp.shape(x)
+        need, have = copies * math.prod(on_one) * dtype.itemsize, memory_available()
+        if need > have:
+            raise ValueError(
+                f"eigenvalues of a stack of shape {jnp.shape(x)} {dtype} need {need / 2**30:.3g} GiB more on a device, "
+                f"with {have / 2**30:.3g} GiB available; take fewer matrices at a time (jax.lax.map with batch_size), "
+                "or products of the operator (op.mv, hj.slq, hj.spectrum), which need no matrix."
+            )
     check_symmetric(x, stack=True)
     return jnp.asarray(x).astype(dtype)
 

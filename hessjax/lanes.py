@@ -1,7 +1,8 @@
 """One lane of a sweep: `lane_width` inits started, trained and measured by three compiled programs.
 
 The lane axis is sharded over local devices with no communication; within a device inits are trained together, and
-measured so many at a time as stay in the cache, or, beside a CPU, in memory.
+measured one after another, or, where there are many measurements, so many at a time as stay in the cache (on an
+accelerator, in memory).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import stacks, trees
+from hessjax.assembly import check_fits
 from hessjax.checks import OperatorError, check_operator
 from hessjax.columns import COLUMNS
 from hessjax.composition import lower
@@ -160,9 +162,10 @@ class Lanes:
 
     def __init__(self, config: Sweep, land: Landscape, memory: int | None = None):
         self.config, self.landscape = config, land
-        self.memory = memory or memory_available() // 2
         self.width = min(config.lane_width, config.num_inits)
         self.mesh = lane_mesh(self.width)
+        own = 1 if jax.default_backend() == "cpu" else self.mesh.size  # CPU devices share the host's memory
+        self.memory = memory or memory_available() // 2 * own
         self._padded = -(-self.width // self.mesh.size) * self.mesh.size  # the same share for every device
         optimizer = make_optimizer(
             config.optimizer,
@@ -236,6 +239,7 @@ class Lanes:
         self.times = steps
         if self.compile_s:
             return
+        check_fits(self.num_params, self.config.dtype)
         began, self.way = time.perf_counter(), way or Way()
         inits, zero = self._numbers(0), jnp.int32(0)
         state = jax.eval_shape(jax.vmap(self._start), inits)

@@ -72,11 +72,20 @@ def is_symmetric(a: Float[Array, "*batch n n"]) -> Bool[Array, "*batch"]:
       >>> is_symmetric(jnp.array([[1.0, 2.0], [0.0, 1.0]])).item()
       False
     """
-    one = lambda x: jnp.less_equal(*_asymmetry(x))
     if a.ndim == 2:
-        return one(a)
-    # One after another a matrix and its transpose stay in the cache.
-    return jax.lax.map(one, a.reshape(-1, *a.shape[-2:])).reshape(a.shape[:-2])
+        return _is_symmetric(a)
+    return _are_symmetric(a.reshape(-1, *a.shape[-2:])).reshape(a.shape[:-2])
+
+
+def _is_symmetric(a: Float[Array, "n n"]) -> Bool[Array, ""]:
+    return jnp.less_equal(*_asymmetry(a))
+
+
+@jax.jit
+def _are_symmetric(a: Float[Array, "k n n"]) -> Bool[Array, " k"]:
+    if jax.default_backend() == "cpu":  # one after another a matrix and its transpose stay in the cache
+        return jax.lax.map(_is_symmetric, a)
+    return jax.vmap(_is_symmetric)(a)
 
 
 def _asymmetry(a: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:

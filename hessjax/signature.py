@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -39,13 +40,14 @@ class Inertia(NamedTuple):
 def inertia(a: Float[Array, "*batch n n"], tol: float | Sequence[float]) -> Inertia:
     """Counts of every matrix of a symmetric stack at thresholds tol ||A||; several of them share the work.
 
-    Lower triangles are read, here and below.
+    Lower triangles are read, here and below. Counts do not vary: nothing here has a derivative.
 
     Example:
       >>> found = inertia(jnp.diag(jnp.array([-2.0, 0.0, 1e-3, 5.0])), [1e-6, 1e-2])
       >>> found.negative.tolist(), found.zero.tolist(), found.positive.tolist()
       ([1, 1], [1, 2], [2, 1])
     """
+    a = jax.lax.stop_gradient(a)
     if stacks.is_counted():
         return by_pivots(stacks.reduced(a), tol)
     return by_values(stacks.eigvalsh(a), stacks.row_sum_norm(a), tol)
@@ -59,7 +61,7 @@ def with_ends(a: Float[Array, "*batch n n"], tol: float) -> tuple[Inertia, Float
       >>> int(found.negative), ends.round(5).tolist()
       (1, [-2.0, 5.0])
     """
-    which = jnp.array([0, a.shape[-1] - 1])
+    a, which = jax.lax.stop_gradient(a), jnp.array([0, a.shape[-1] - 1])
     if stacks.is_counted():
         reduced = stacks.reduced(a)
         return by_pivots(reduced, tol), bisected(reduced.t, which) * reduced.scale[..., None]
@@ -71,7 +73,7 @@ def error_bound(n: int, dtype: Any) -> float:
     """How far computed eigenvalues, or the thresholds that counts belong to, are off, in units of ||A||_2.
 
     2 sqrt(n) eps: the backward error of reflections and of a tridiagonal method is a modest multiple of eps (Golub &
-    Van Loan, 4th ed., sections 8.3 and 8.4), and the tests hold every method used here to this figure.
+    Van Loan, 4th ed., sections 8.3 and 8.4); a model, to which the tests hold the methods where they run.
     """
     return 2 * n**0.5 * float(jnp.finfo(dtype).eps)
 
@@ -85,23 +87,25 @@ def by_pivots(reduced: stacks.Reduced, tol: float | Sequence[float]) -> Inertia:
       >>> int(found.negative), int(found.positive), bool(found.certified)
       (1, 1, True)
     """
-    relative, t = _relative(tol), reduced.t
+    t = reduced.t
     n, dtype = t.diagonal.shape[-1], t.diagonal.dtype
+    relative = _relative(tol, dtype)
     low, high = t.bounds()
     size = jnp.maximum(-low, high)[..., None]  # at least ||T||_2, at most thrice
     error = error_bound(n, dtype) * size
     # What is nearer to zero than half an eps of the largest is zero for all that is known.
     edge = jnp.maximum(relative * (reduced.norm / reduced.scale)[..., None], float(jnp.finfo(dtype).eps) / 2 * size)
     above = jnp.nextafter(edge, jnp.full_like(edge, jnp.inf))  # at most edge is below this
-    shifts = jnp.concatenate([-edge, above, -edge - error, -edge + error, edge - error, edge + error], axis=-1)
+    # In turn about the lower and about the upper threshold; all three counts of either must agree.
+    shifts = jnp.concatenate([-edge, above, -edge - error, edge - error, -edge + error, edge + error], axis=-1)
     below = jnp.stack(jnp.split(count_below(t, shifts), 6, axis=-1))
-    below = jnp.where(size > 0, below, jnp.array([0, n, 0, 0, n, n], below.dtype).reshape(6, *[1] * size.ndim))
+    below = jnp.where(size > 0, below, jnp.array([0, n, 0, n, 0, n], below.dtype).reshape(6, *[1] * size.ndim))
     found = Inertia(
         negative=below[0],
         zero=below[1] - below[0],
         positive=n - below[1],
-        certified=(below[2] == below[3]) & (below[4] == below[5]),
-        threshold=jnp.asarray(relative * reduced.norm[..., None], dtype),
+        certified=jnp.all(below[::2] == below[0], axis=0) & jnp.all(below[1::2] == below[1], axis=0),
+        threshold=relative * reduced.norm[..., None],
     )
     return _only(_like(tol, found), jnp.isfinite(reduced.scale))
 
@@ -112,7 +116,7 @@ def by_values(values: Float[Array, "*batch n"], norm: Float[Array, "*batch"], to
     At threshold 0 only an exactly zero matrix's zeros are certain.
     """
     ok = jnp.all(jnp.isfinite(values), axis=-1)
-    threshold = jnp.asarray(_relative(tol) * norm[..., None], values.dtype)
+    threshold = _relative(tol, values.dtype) * norm[..., None]
     edge, values = threshold[..., None], values[..., None, :]
     count = lambda mask: jnp.sum(mask, axis=-1, dtype=jnp.int32)
     error = error_bound(values.shape[-1], values.dtype) * jnp.max(jnp.abs(values), axis=-1, keepdims=True)
@@ -127,13 +131,13 @@ def by_values(values: Float[Array, "*batch n"], norm: Float[Array, "*batch"], to
     return _only(_like(tol, found), ok)
 
 
-def _relative(tol: float | Sequence[float]) -> np.ndarray:
+def _relative(tol: float | Sequence[float], dtype: Any) -> Float[Array, " k"]:
     found = np.atleast_1d(np.asarray(tol, np.float64))
     if found.ndim > 1 or not found.size:
         raise ValueError(f"tol has shape {np.shape(tol)}, wanted a number or a sequence of them.")
     if not (found >= 0).all():
         raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest absolute row sum.")
-    return found
+    return jnp.asarray(found, dtype)
 
 
 def _like(tol: Any, found: Inertia) -> Inertia:

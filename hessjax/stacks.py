@@ -9,7 +9,6 @@ with other devices anyway.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -88,7 +87,7 @@ def reduced(a: Float[Array, "*batch n n"]) -> Reduced:
     Example:
       >>> t, scale, norm = reduced(4.0 * jnp.eye(2))
       >>> t.diagonal.tolist(), t.beside.tolist(), float(scale), float(norm)
-      ([1.0, 1.0], [0.0], 4.0, 4.0)
+      ([2.0, 2.0], [0.0], 2.0, 4.0)
     """
     if _many_cpu_devices():
         return _mapped(_reduced_alone, a)
@@ -96,11 +95,16 @@ def reduced(a: Float[Array, "*batch n n"]) -> Reduced:
 
 
 def _reduced(a: Float[Array, "n n"]) -> Reduced:
-    share, parts = _row_share(a)
-    ok = jnp.isfinite(share)  # sums and maxima keep NaN, and LAPACK may not return on it
-    # A power of two about as large as the entries: it rounds nothing and lets squares be taken.
-    scale = jnp.ldexp(jnp.ones_like(share), jnp.frexp(jnp.where(ok & (share > 0), share, 1))[1])
-    a, scale, norm = jnp.where(ok, a / scale, 0), jnp.where(ok, scale, jnp.nan), parts * share
+    # Not a maximum of maxima: XLA makes one of two, which on a CPU goes through the entries one at a time.
+    columns = jnp.max(jnp.abs(a), axis=0)
+    largest = columns[jnp.argmax(columns)]
+    ok = jnp.isfinite(largest)  # both keep NaN, and LAPACK may not return on it
+    # A power of two rounds nothing, and of about the largest entry lets squares be taken. It and its reciprocal,
+    # as a compiler may multiply, are in the range of normal numbers; others are zero on many machines.
+    power = jnp.frexp(jnp.where(ok & (largest > 0), largest, 1))[1] - 2
+    scale = jnp.ldexp(jnp.ones_like(largest), jnp.maximum(power, int(jnp.finfo(a.dtype).minexp)))
+    a, scale = jnp.where(ok, a / scale, 0), jnp.where(ok, scale, jnp.nan)
+    norm = row_sum_norm(a) * scale
     if len(a) == 1:
         return Reduced(Tridiagonals(a[0], a[0, :0]), scale, norm)
     return Reduced(Tridiagonals(*jax.lax.linalg.tridiagonal(a)[1:3]), scale, norm)
@@ -113,19 +117,12 @@ def row_sum_norm(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
       >>> float(row_sum_norm(jnp.array([[1.0, 9.0], [-2.0, 3.0]])))
       5.0
     """
-    share, parts = _row_share(a)
-    return parts * share
-
-
-def _row_share(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch"], int]:
-    """The largest absolute row sum in so many parts, of which one never overflows; the lower triangle is read."""
-    n = a.shape[-1]
-    parts, number = 2 ** math.ceil(math.log2(n)), jnp.arange(n)
-    lower = jnp.where(number[:, None] >= number, jnp.abs(a) / parts, 0)
+    number = jnp.arange(a.shape[-1])
+    lower = jnp.where(number[:, None] >= number, jnp.abs(a), 0)
     # Rows by a product: on a CPU XLA adds along the last axis one number at a time.
-    rows = jnp.matmul(lower, jnp.ones((n, 1), a.dtype), precision="highest")[..., 0]
+    rows = jnp.matmul(lower, jnp.ones((len(number), 1), a.dtype), precision="highest")[..., 0]
     columns = jnp.sum(jnp.where(number[:, None] > number, lower, 0), axis=-2)
-    return jnp.max(rows + columns, axis=-1), parts
+    return jnp.max(rows + columns, axis=-1)
 
 
 def _many_cpu_devices() -> bool:
@@ -146,9 +143,14 @@ def _values(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
 
 @_values.defjvp
 def _values_jvp(primals, tangents):
-    (a,), (da,) = primals, tangents
+    a, da = (_mirrored(x) for (x,) in (primals, tangents))
     values, vectors = eigh(a)
     return values, jnp.einsum("...ji,...jk,...ki->...i", vectors, da, vectors)
+
+
+def _mirrored(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+    number = jnp.arange(a.shape[-1])
+    return jnp.where(number[:, None] >= number, a, jnp.swapaxes(a, -1, -2))
 
 
 @jax.custom_jvp

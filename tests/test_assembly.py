@@ -196,10 +196,10 @@ def test_traced_matrices_are_not_checked_for_symmetry():
 
 
 @pytest.mark.parametrize("call", [hj.eigvalsh, hj.eigh, lambda a: hj.inertia(a, tol=1e-5)])
-def test_a_stack_beyond_memory_is_refused_with_its_bytes_before_anything_is_allocated(call, monkeypatch):
+def test_a_stack_beyond_memory_is_refused_with_its_bytes(call, monkeypatch):
     monkeypatch.setattr(assembly, "memory_available", lambda: 2**20)
     stack = np.broadcast_to(np.eye(64, dtype="float32"), (100, 64, 64))
-    with pytest.raises(ValueError, match=r"need 0\.0 GiB more of the 0\.0 GiB available.*hj\.spectrum") as caught:
+    with pytest.raises(ValueError, match=r"need 0\.\d+ GiB more .* 0\.000977 GiB available.*hj\.spectrum") as caught:
         call(stack)
     assert "\n" not in str(caught.value)
     call(stack[:8])

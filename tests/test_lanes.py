@@ -388,8 +388,16 @@ def test_small_inits_are_measured_so_many_at_a_time_as_the_cache_holds(monkeypat
     assert tight._workspace() <= tight.memory
     again = Lanes(config, resolve(config))
     again.compile([0, 2], many.way)
+    assert again.way == many.way
     for name, value in again.run(0).items():
         assert_array_equal(value, together[name])
+
+
+def test_a_matrix_beyond_memory_is_refused_before_anything_is_compiled():
+    land = Landscape("huge", lambda key: jnp.zeros(10**6), lambda w: jnp.sum(w**4), None)
+    config = Sweep(landscape=land, num_inits=1, num_steps=0, times=1)
+    with pytest.raises(ValueError, match=r"a dense 1000000 x 1000000 float32 matrix .* hj\.spectrum"):
+        Lanes(config, resolve(config)).compile([0])
 
 
 def test_float64_without_x64_is_refused_with_the_line_to_write():

@@ -41,6 +41,15 @@ def test_eigenvalues_and_vectors_have_the_textbook_derivatives(many, monkeypatch
     np.testing.assert_allclose(jax.jvp(projector, (a,), (da,))[1], slope, atol=1e-8)
 
 
+def test_derivatives_are_those_of_the_lower_triangle_that_is_read(float64):
+    lower, da = jnp.array([[1.0, 0.0], [5.0, 2.0]]), jnp.array([[0.0, 7.0], [1.0, 0.0]])
+    values, slopes = jax.jvp(stacks.eigvalsh, (lower,), (da,))
+    np.testing.assert_allclose(values, np.linalg.eigvalsh([[1.0, 5.0], [5.0, 2.0]]), atol=1e-13)
+    h = 1e-6
+    at = lambda t: np.linalg.eigvalsh([[1.0, 5.0 + t], [5.0 + t, 2.0]])
+    np.testing.assert_allclose(slopes, (at(h) - at(-h)) / (2 * h), atol=1e-8)
+
+
 def test_the_suite_itself_runs_on_several_cpu_devices():
     assert stacks._many_cpu_devices()
 

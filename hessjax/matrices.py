@@ -57,7 +57,7 @@ def check_symmetric(a: Any, *, stack: bool = False) -> None:
         return
     with jax.ensure_compile_time_eval():  # a constant met while tracing is concrete too
         a = jnp.asarray(a)
-        bad = jnp.argwhere(~is_symmetric(a))
+        bad = jnp.argwhere(~_is_symmetric(a))
     if len(bad):
         lane: tuple[int, ...] = tuple(bad[0].tolist())
         defect = float(_asymmetry(a[lane])[0])
@@ -72,26 +72,22 @@ def is_symmetric(a: Float[Array, "*batch n n"]) -> Bool[Array, "*batch"]:
       >>> is_symmetric(jnp.array([[1.0, 2.0], [0.0, 1.0]])).item()
       False
     """
-    if a.ndim == 2:
+    if a.ndim == 2 or jax.default_backend() != "cpu":
         return _is_symmetric(a)
-    return _are_symmetric(a.reshape(-1, *a.shape[-2:])).reshape(a.shape[:-2])
+    # One after another a matrix and its transpose stay in the cache.
+    return jax.lax.map(_is_symmetric, a.reshape(-1, *a.shape[-2:])).reshape(a.shape[:-2])
 
 
-def _is_symmetric(a: Float[Array, "n n"]) -> Bool[Array, ""]:
+def _is_symmetric(a: Float[Array, "*batch n n"]) -> Bool[Array, "*batch"]:
     return jnp.less_equal(*_asymmetry(a))
 
 
-@jax.jit
-def _are_symmetric(a: Float[Array, "k n n"]) -> Bool[Array, " k"]:
-    if jax.default_backend() == "cpu":  # one after another a matrix and its transpose stay in the cache
-        return jax.lax.map(_is_symmetric, a)
-    return jax.vmap(_is_symmetric)(a)
-
-
-def _asymmetry(a: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _asymmetry(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """The largest |a - a'| of finite pairs, and what rounding explains of it."""
-    finite = jnp.isfinite(a) & jnp.isfinite(a.T)
-    columns = (jnp.max(jnp.where(finite, jnp.abs(x), 0), axis=-2) for x in (a - a.T, a))
+    transpose = jnp.swapaxes(a, -1, -2)
+    finite = jnp.isfinite(a) & jnp.isfinite(transpose)
+    columns = (jnp.max(jnp.where(finite, jnp.abs(x), 0), axis=-2) for x in (a - transpose, a))
     # Not a maximum of maxima: XLA makes one of two, which on a CPU goes through the entries one at a time.
-    defect, largest = (x[jnp.argmax(x)] for x in columns)
+    most = lambda x: jnp.take_along_axis(x, jnp.argmax(x, axis=-1, keepdims=True), axis=-1)[..., 0]
+    defect, largest = map(most, columns)
     return defect, 100 * float(jnp.finfo(a.dtype).eps) * largest

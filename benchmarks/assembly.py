@@ -1,4 +1,4 @@
-"""Claim: a dense Hessian put together from pieces takes at most 1/5 of plain JAX's time on a small tanh net, 1/8 on digits, and less for conv and RNN.
+"""Claim: a dense Hessian put together from pieces takes at most 1/5 of plain JAX's time on a small tanh net, 1/7 on digits, and less for conv and RNN.
 
 Problems, float32, a random init each: `net`, tanh 16-16-16 without biases, 128 rows, half the squared error (P = 512);
 `digits`, tanh 64-16-16-10, cross-entropy, 1797 rows (P = 1482); `conv`, two 3 x 3 convolutions of 4 and 6 channels and

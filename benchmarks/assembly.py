@@ -141,7 +141,7 @@ def inits(problem: Problem) -> Any:
 
 def ways(problem: Problem) -> dict[str, Callable]:
     """The library, and what one writes without it, one or 8 at a time: of a block of inits, `then` of each matrix."""
-    plain = partial(_plain, problem)
+    plain = partial(plain_hessian, problem)
     ours = lambda p: dense(hj.Hessian(problem.loss, p, problem.batch))
 
     def block(matrix: Callable, then: Callable, some: Any, **how: Any) -> Any:
@@ -177,7 +177,8 @@ def spread(f: Callable, width: int) -> Callable:
     return jax.jit(jax.shard_map(f, mesh=devices(width), in_specs=lane, out_specs=lane, check_vma=False))
 
 
-def _plain(problem: Problem, params: Any) -> Any:
+def plain_hessian(problem: Problem, params: Any) -> Any:
+    """What one writes without a library."""
     flat, tree = ravel_pytree(params)
     return jax.hessian(lambda p: jnp.mean(problem.loss(tree(p), problem.batch)))(flat)
 
@@ -203,7 +204,7 @@ def errors(problem: Problem, params: Any) -> dict[str, float]:
     try:
         wide = lambda x: jnp.asarray(x, "float64") if jnp.issubdtype(x.dtype, jnp.floating) else x
         first = jax.tree.map(lambda x: wide(np.asarray(x[0])), params)
-        exact = np.asarray(_plain(problem._replace(batch=jax.tree.map(wide, problem.batch)), first))
+        exact = np.asarray(plain_hessian(problem._replace(batch=jax.tree.map(wide, problem.batch)), first))
     finally:
         jax.config.update("jax_enable_x64", False)
     return {way: float(np.abs(a - exact).max() / np.abs(exact).max()) for way, a in answers.items()}

@@ -17,11 +17,12 @@ from jaxtyping import Array, Float
 
 from hessjax import signature, stacks, trees
 from hessjax.columns import COLUMNS, pass_numbers
-from hessjax.composition import Plan, lower, mirrored, plan, unit_vectors
+from hessjax.composition import Plan, lower, plan, unit_vectors
 from hessjax.devices import memory_available, parse_bytes
 from hessjax.matrices import Matrix, check_symmetric, is_symmetric
 from hessjax.operators import Operator, check_operand
 from hessjax.signature import Inertia
+from hessjax.stacks import mirrored
 
 __all__ = ["Eigh", "check_fits", "dense", "eigh", "eigvalsh", "explain", "inertia"]
 
@@ -201,6 +202,5 @@ def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[flo
     a = _matrix(x)
     found = signature.inertia(a, tol)
     if isinstance(x, Tracer):  # a concrete one was refused
-        symmetric = is_symmetric(a).reshape(*a.shape[:-2], *[1] * (found.certified.ndim - a.ndim + 2))
-        found = found._replace(certified=found.certified & symmetric)
+        found = found._replace(certified=found.certified & signature.aligned(is_symmetric(a), found))
     return found

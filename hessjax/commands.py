@@ -328,18 +328,17 @@ def _plan() -> dict[str, str]:
     """What a sweep on this machine chooses by itself, in words."""
     import jax
 
-    from hessjax.devices import batch_bytes, memory_available
+    from hessjax.devices import batch_bytes, measuring_bytes
     from hessjax.lanes import MANY
     from hessjax.stacks import is_counted
 
-    count, memory = jax.local_device_count(), memory_available() // 2
-    cpu = jax.default_backend() == "cpu"
-    room = batch_bytes(memory // count if cpu else memory)
-    when = f", where there are {MANY} measurements or more" if cpu else ""
+    count, backend = jax.local_device_count(), jax.default_backend()
+    memory = measuring_bytes(count)
+    when = f", where there are {MANY} measurements or more" if backend == "cpu" else ""
     return {
-        "inits": f"sharded over {count} {jax.default_backend()} device{'s' * (count > 1)}, without communication",
-        "memory": f"{memory / 2**30:.1f} GiB for measuring{'' if cpu else ' on a device'}, half of what is available",
-        "batches": f"as many inits at a time on a device as take {room / 2**20:.3g} MiB{when}",
+        "inits": f"sharded over {count} {backend} device{'s' * (count > 1)}, without communication",
+        "memory": f"{memory / 2**30:.1f} GiB for measuring, half of what is available",
+        "batches": f"as many inits at a time on a device as take {batch_bytes(memory, count) / 2**20:.3g} MiB{when}",
         "spectra": "tridiagonal forms by LAPACK, counted" if is_counted() else "the backend's eigenvalues",
     }
 

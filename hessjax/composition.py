@@ -18,8 +18,9 @@ from hessjax.layerwise import KINDS, assembled, choose
 from hessjax.matrices import Matrix
 from hessjax.operators import Operator, Scaled, Shifted, Sum
 from hessjax.projections import Deflated, Restricted
+from hessjax.stacks import mirrored
 
-__all__ = ["LeafPlan", "Plan", "lower", "mirrored", "plan", "unit_vectors"]
+__all__ = ["LeafPlan", "Plan", "lower", "plan", "unit_vectors"]
 
 Keep = tuple[bool, ...] | None
 
@@ -67,18 +68,6 @@ def _deflated(a: Float[Array, "n n"], vectors: Float[Array, "k n"]) -> Float[Arr
             part = jnp.matmul(vectors, whole, precision="highest")
             whole = (whole - jnp.matmul(vectors.T, part, precision="highest")).T
     return whole
-
-
-def mirrored(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The symmetric matrix of a lower triangle.
-
-    Mirrored, not averaged: a compiler may fuse a product into a + a.T and round its two halves apart.
-
-    Example:
-      >>> mirrored(jnp.array([[1.0, 7.0], [2.0, 3.0]])).tolist()
-      [[1.0, 2.0], [2.0, 3.0]]
-    """
-    return jnp.where(jnp.arange(len(a))[:, None] >= jnp.arange(len(a)), a, a.T)
 
 
 def _is_read(op: Curvature) -> bool:

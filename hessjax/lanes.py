@@ -26,7 +26,7 @@ from hessjax.columns import COLUMNS
 from hessjax.composition import lower
 from hessjax.config import Sweep
 from hessjax.curvature import Hessian
-from hessjax.devices import batch_bytes, lane_mesh, memory_available
+from hessjax.devices import batch_bytes, lane_mesh, measuring_bytes
 from hessjax.landscapes import base as landscapes
 from hessjax.landscapes.base import Landscape
 from hessjax.objective import mean_loss
@@ -164,8 +164,7 @@ class Lanes:
         self.config, self.landscape = config, land
         self.width = min(config.lane_width, config.num_inits)
         self.mesh = lane_mesh(self.width)
-        own = 1 if jax.default_backend() == "cpu" else self.mesh.size  # CPU devices share the host's memory
-        self.memory = memory or memory_available() // 2 * own
+        self.memory = memory or measuring_bytes(self.mesh.size)
         self._padded = -(-self.width // self.mesh.size) * self.mesh.size  # the same share for every device
         optimizer = make_optimizer(
             config.optimizer,
@@ -285,7 +284,7 @@ class Lanes:
         if jax.default_backend() == "cpu" and self.config.num_inits * len(self.times) < MANY:
             return
         one, share = (self.way, self._run_measure), self._padded // self.mesh.size
-        fitting = batch_bytes(self.memory // self.mesh.size) * self.mesh.size // max(1, self._workspace())
+        fitting = batch_bytes(self.memory, self.mesh.size) * self.mesh.size // max(1, self._workspace())
         # A remainder would be a program of its own.
         for together in (k for k in range(min(share, fitting), 1, -1) if share % k == 0):
             self.way = one[0]._replace(together=together)

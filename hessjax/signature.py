@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hessjax import stacks
 from hessjax.tridiagonals import bisected, count_below
 
-__all__ = ["Inertia", "by_pivots", "by_values", "error_bound", "inertia", "with_ends"]
+__all__ = ["Inertia", "aligned", "by_pivots", "by_values", "error_bound", "inertia", "with_ends"]
 
 
 class Inertia(NamedTuple):
@@ -131,6 +131,11 @@ def by_values(values: Float[Array, "*batch n"], norm: Float[Array, "*batch"], to
     return _only(_like(tol, found), ok)
 
 
+def aligned(x: Array, found: Inertia) -> Array:
+    """What is said of each matrix, beside counts that may have a last axis of thresholds."""
+    return x[..., None] if found.threshold.ndim > x.ndim else x
+
+
 def _relative(tol: float | Sequence[float], dtype: Any) -> Float[Array, " k"]:
     found = np.atleast_1d(np.asarray(tol, np.float64))
     if found.ndim > 1 or not found.size:
@@ -147,6 +152,6 @@ def _like(tol: Any, found: Inertia) -> Inertia:
 
 def _only(found: Inertia, ok: Bool[Array, "*batch"]) -> Inertia:
     """Counts 0 and nothing certain where a matrix, or its threshold, is not finite."""
-    ok = ok.reshape(*ok.shape, *[1] * (found.threshold.ndim - ok.ndim)) & jnp.isfinite(found.threshold)
+    ok = aligned(ok, found) & jnp.isfinite(found.threshold)
     counts = (jnp.where(ok, x, 0) for x in found[:3])
     return Inertia(*counts, certified=found.certified & ok, threshold=jnp.where(ok, found.threshold, jnp.nan))

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from hessjax.tridiagonals import Tridiagonals, bisected
 
-__all__ = ["Reduced", "eigh", "eigvalsh", "is_counted", "reduced", "row_sum_norm", "svd"]
+__all__ = ["Reduced", "eigh", "eigvalsh", "is_counted", "mirrored", "reduced", "row_sum_norm", "svd"]
 
 
 TOGETHER = 2**26  # bytes of a stack that one device reduces at once: enough for its cores, little beside the stack
@@ -143,12 +143,20 @@ def _values(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
 
 @_values.defjvp
 def _values_jvp(primals, tangents):
-    a, da = (_mirrored(x) for (x,) in (primals, tangents))
+    a, da = (mirrored(x) for (x,) in (primals, tangents))
     values, vectors = eigh(a)
     return values, jnp.einsum("...ji,...jk,...ki->...i", vectors, da, vectors)
 
 
-def _mirrored(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+def mirrored(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+    """The symmetric matrices of lower triangles.
+
+    Mirrored, not averaged: a compiler may fuse a product into a + a.T and round its two halves apart.
+
+    Example:
+      >>> mirrored(jnp.array([[1.0, 7.0], [2.0, 3.0]])).tolist()
+      [[1.0, 2.0], [2.0, 3.0]]
+    """
     number = jnp.arange(a.shape[-1])
     return jnp.where(number[:, None] >= number, a, jnp.swapaxes(a, -1, -2))
 
@@ -170,9 +178,9 @@ def _pairs_jvp(primals, tangents):
 
 def _mapped(solve: Callable, a: Float[Array, "*batch n n"], each: int = 1):
     """`solve` of every matrix, `each` of them at a time."""
-    flat = a.reshape(-1, *a.shape[-2:])
     if a.ndim == 2:
         return solve(a)
+    flat = a.reshape(-1, *a.shape[-2:])
     if each == 1:
         found = jax.lax.map(solve, flat)
     else:

@@ -41,6 +41,15 @@ def test_eigenvalues_and_vectors_have_the_textbook_derivatives(many, monkeypatch
     np.testing.assert_allclose(jax.jvp(projector, (a,), (da,))[1], slope, atol=1e-8)
 
 
+def test_a_large_stack_on_one_device_is_reduced_in_groups_with_any_remainder(monkeypatch, float64):
+    monkeypatch.setattr(stacks, "_many_cpu_devices", lambda: False)
+    a = np.random.default_rng(1).standard_normal((7, 5, 5))
+    a = jnp.asarray(a + np.swapaxes(a, 1, 2))
+    for matrices in (1, 2, 3, 7, 100):
+        monkeypatch.setattr(stacks, "TOGETHER", matrices * a[0].nbytes)
+        np.testing.assert_allclose(stacks.eigvalsh(a), np.linalg.eigvalsh(a), atol=1e-13)
+
+
 def test_derivatives_are_those_of_the_lower_triangle_that_is_read(float64):
     lower, da = jnp.array([[1.0, 0.0], [5.0, 2.0]]), jnp.array([[0.0, 7.0], [1.0, 0.0]])
     values, slopes = jax.jvp(stacks.eigvalsh, (lower,), (da,))

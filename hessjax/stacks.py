@@ -101,8 +101,9 @@ def _reduced(a: Float[Array, "n n"]) -> Reduced:
     ok = jnp.isfinite(largest)  # both keep NaN, and LAPACK may not return on it
     # A power of two rounds nothing, and of about the largest entry lets squares be taken. It and its reciprocal,
     # as a compiler may multiply, are in the range of normal numbers; others are zero on many machines.
-    power = jnp.frexp(jnp.where(ok & (largest > 0), largest, 1))[1] - 2
-    scale = jnp.ldexp(jnp.ones_like(largest), jnp.maximum(power, int(jnp.finfo(a.dtype).minexp)))
+    end = -int(jnp.finfo(a.dtype).minexp)
+    power = jnp.clip(jnp.floor(jnp.log2(jnp.where(ok & (largest > 0), largest, 1))) - 1, -end, end)
+    scale = jnp.ldexp(jnp.ones_like(largest), power.astype(jnp.int32))
     a, scale = jnp.where(ok, a / scale, 0), jnp.where(ok, scale, jnp.nan)
     norm = row_sum_norm(a) * scale
     if len(a) == 1:

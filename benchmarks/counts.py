@@ -7,7 +7,9 @@ n steps. Elimination needs n^3/3 at each of four thresholds, so as much, before 
 
 Rivals: `jnp.linalg.eigvalsh`, one after another on one device a core; NumPy's, of the stack (one call; one BLAS
 thread, as the others have). `jnp.linalg.eigvalsh` of a stack on several CPU devices is left out: it can hang.
-The path: `net` of the claim `assembly`, from keys to counts; plain is `eigvalsh(jax.hessian)`.
+The path: `net` of the claim `assembly`, from keys to counts; plain is `eigvalsh(jax.hessian)`, an init after another on
+one device a core; with `run.py bench --peers` also torch.func's `hessian` and torch's `eigvalsh`, one by one and 8 in a
+`vmap`, from params on, in a process of its own with all cores.
 
 Errors: certified counts that differ from those of float64's eigenvalues of the same matrices. `wrong` is over 1e5
 matrices of 2 to 48 rows: random, integer, of low rank, with zero clusters, saddle-point, graded.
@@ -15,16 +17,20 @@ matrices of 2 to 48 rows: random, integer, of low rank, with zero clusters, sadd
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 import hessjax as hj
-from benchmarks.assembly import SMOKE, WIDTH, net, placed, plain_hessian, spread
+from benchmarks.assembly import SMOKE, WIDTH, Problem, net, placed, plain_hessian, spread
 from benchmarks.harness import Program, compare, prepare, row
+from benchmarks.peers import process
 
 STACKS = ((8, 4),) if SMOKE else ((512, 64), (64, 1024), (16, 16384))
 MATRICES = 60 if SMOKE else 100_000
@@ -91,12 +97,32 @@ def path() -> list[dict[str, Any]]:
         "path, plain": spread(lambda k: jax.lax.map(plain, k), WIDTH),
     }
     programs = {name: prepare(f, keys) for name, f in ways.items()}
-    costs = compare(programs, rounds=2 if SMOKE else 7)
-    found, others = (program.call() for program in programs.values())
+    with on_torch(problem, keys) as rivals:
+        programs |= rivals
+        costs = compare(programs, rounds=2 if SMOKE else 7)
+        found, plain_counts, *torch_counts = (program.call() for program in programs.values())
+    others = [plain_counts[0], *(np.asarray(counts["negative"]) for counts in torch_counts)]
     ok = np.asarray(found.certified)
-    differ = float(np.mean((np.asarray(found.negative) != others[0])[ok])) if ok.any() else 0.0
-    what = "certified counts unlike plain JAX's / certified counts"
-    return [row(name, cost, ms=1e3 * cost.run_s / WIDTH, error=differ, error_is=what) for name, cost in costs.items()]
+    apart = [0.0, *(float(np.mean((np.asarray(found.negative) != x)[ok])) if ok.any() else 0.0 for x in others)]
+    what = "certified counts of the library unlike these / certified counts"
+    more = [{"ms": 1e3 * cost.run_s / WIDTH, "error": error} for cost, error in zip(costs.values(), apart, strict=True)]
+    return [row(name, cost, **more[k], error_is=what) for k, (name, cost) in enumerate(costs.items())]
+
+
+@contextlib.contextmanager
+def on_torch(problem: Problem, keys: Any) -> Iterator[dict[str, Program]]:
+    """The path by torch.func from the same params on, in a process of its own; none without `--peers`."""
+    params = jax.vmap(lambda key: ravel_pytree(problem.init(key))[0])(keys)
+    x, y = problem.batch
+    with process("torch_hessians.py", {"x": x, "y": y, "params": params, "tol": TOL}) as worker:
+        if worker is None:
+            yield {}
+            return
+        first = float(jnp.mean(problem.loss(problem.init(keys[0]), problem.batch)))
+        if abs(worker.facts["loss"] - first) > 1e-5 * first:
+            raise RuntimeError(f"torch's loss is {worker.facts['loss']}, not {first}: another problem.")
+        name = f"path, torch.func {worker.facts['torch']}"
+        yield {f"{name}, {way}": worker.program(way) for way in ("one by one", "8 at a time")}
 
 
 def many() -> dict[str, Any]:

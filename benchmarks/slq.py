@@ -38,8 +38,8 @@ from jax.flatten_util import ravel_pytree
 
 import hessjax as hj
 from benchmarks.harness import Cost, Program, compare, prepare, row
-from benchmarks.peers import LAYER as TORCH_LAYER
-from benchmarks.peers import Peer, started
+from benchmarks.peers.densities import LAYER as TORCH_LAYER
+from benchmarks.peers.densities import Peer, started
 from hessjax import trees
 from hessjax.krylov import unit_start
 from hessjax.objective import PRECISION, mean_loss

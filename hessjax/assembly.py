@@ -72,9 +72,10 @@ def dense(op: Operator, *, columns: int | None = None, memory: str | int | None 
     return _assembled(op, columns or COLUMNS, bound)
 
 
-@partial(jax.jit, static_argnames=("columns", "memory"))  # once per loss and shapes, however often params move
-def _assembled(op: Operator, columns: int, memory: int | None) -> Float[Array, "n n"]:
-    return mirrored(lower(op, columns=columns, memory=memory))
+@partial(jax.jit, static_argnames=("columns", "memory", "whole"))  # once per loss and shapes, however often params move
+def _assembled(op: Operator, columns: int, memory: int | None, whole: bool = True) -> Float[Array, "n n"]:
+    found = lower(op, columns=columns, memory=memory)
+    return mirrored(found) if whole else found
 
 
 def explain(op: Operator) -> Plan:
@@ -124,10 +125,11 @@ def check_fits(n: int, dtype: Any) -> None:
 def _matrix(x: Any, copies: int = 1) -> Float[Array, "*batch n n"]:
     """Operator, NumPy or JAX stack -> finite-dtype stack that LAPACK takes (bfloat16 and float16 lifted).
 
-    `copies` more such stacks will be allocated; where they do not fit they are refused here.
+    Of an operator only the lower triangle is meant, which is all that is read of a matrix. `copies` more such stacks
+    will be allocated; where they do not fit they are refused here.
     """
     if isinstance(x, Operator):
-        x = dense(x)
+        return _lifted(_lower(x))
     dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
     if not isinstance(x, Tracer):
         on_one = x.sharding.shard_shape(x.shape) if isinstance(x, jax.Array) else jnp.shape(x)
@@ -139,7 +141,19 @@ def _matrix(x: Any, copies: int = 1) -> Float[Array, "*batch n n"]:
                 "or products of the operator (op.mv, hj.slq, hj.spectrum), which need no matrix."
             )
     check_symmetric(x, stack=True)
-    return jnp.asarray(x).astype(dtype)
+    return _lifted(jnp.asarray(x))
+
+
+def _lower(op: Operator) -> Float[Array, "n n"]:
+    if isinstance(op, Matrix) or op.streamed:
+        return dense(op)
+    check_operand(op)
+    check_fits(op.size, op.dtype)
+    return _assembled(op, COLUMNS, None, whole=False)
+
+
+def _lifted(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def eigvalsh(x: Operator | Float[Any, "*batch n n"]) -> Float[Array, "*batch n"]:
@@ -175,7 +189,7 @@ def eigh(x: Operator | Float[Any, "*batch n n"]) -> Eigh:
       >>> values.tolist(), jnp.abs(vectors).tolist()
       ([1.0, 2.0], [[0.0, 1.0], [1.0, 0.0]])
     """
-    return Eigh(*stacks.eigh(_matrix(x, copies=3)))
+    return Eigh(*stacks.eigh(_matrix(dense(x) if isinstance(x, Operator) else x, copies=3)))
 
 
 def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[float]) -> Inertia:

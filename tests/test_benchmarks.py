@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import convolutions, large, peers, slq
+from benchmarks.peers import densities
 
 ECHO = """
 import itertools, json, sys
@@ -39,7 +40,7 @@ def test_a_rivals_process_that_ends_is_an_error_and_not_a_wait(worker):
 
 def test_without_an_environment_of_their_own_there_are_no_rivals(monkeypatch):
     monkeypatch.delenv("HESSJAX_PEERS", raising=False)
-    with peers.started([], (None, None), loss=1.0, num_steps=1, num_probes=1) as found:
+    with densities.started([], (None, None), loss=1.0, num_steps=1, num_probes=1) as found:
         assert found == []
 
 

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import hessjax as hj
 from hessjax import layerwise, trees
-from tests.architectures import ARCHITECTURES, XY, cross_entropy, draw, labels, mlp, squared
+from tests.architectures import ARCHITECTURES, XY, N, cross_entropy, draw, labels, mlp, squared
 
 
 def exact(loss, params, batch):
@@ -55,6 +55,23 @@ def test_what_is_chosen_is_jax_hessian_too_and_so_are_columns(case, float64):
 
 
 # --- other curvatures, parts and sums of them -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES, ids=lambda case: case.name)
+def test_gauss_newton_and_residual_of_every_architecture_are_closed_forms(case, float64, pieces_wherever_known):
+    """Each loss is taken for a model of one output a row, or of one in all, under a curve."""
+    model, params, batch, _ = known(case)
+    flat, unravel = ravel_pytree(params)
+    outputs = model(params, batch)
+    target = jnp.zeros(N if outputs.ndim else ())
+    curve = lambda z, t: jnp.log(jnp.cosh(z / 3 - t))
+    problem = (lambda p, x: model(p, x), curve, params, (batch, target))
+    slopes = jnp.atleast_2d(jax.jit(jax.jacobian(lambda p: model(unravel(p), batch)))(flat))  # [N or 1, P]
+    weights = jnp.atleast_1d(1 - jnp.tanh(outputs / 3) ** 2) / 9
+    want = slopes.T @ (weights[:, None] * slopes) / len(slopes)
+    assert_close(hj.dense(hj.GaussNewton(*problem)), want)
+    whole = exact(lambda p, x: curve(model(p, x), 0.0), params, batch)
+    assert_close(hj.dense(hj.Residual(*problem)), whole - want)
 
 
 def model_and_loss(name):

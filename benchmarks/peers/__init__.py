@@ -1,7 +1,7 @@
 """Rivals on PyTorch, in a process and an environment of their own: `python3 run.py bench --peers` makes it.
 
 Beside jax in one process their threads would fight for the cores. This one waits while others run, so that
-`harness.compare` has all of them take turns. The packages are those of the extra `bench`; see worker.py.
+`harness.compare` has all of them take turns. The packages are those of the extra `bench`; see torch_*.py.
 """
 
 from __future__ import annotations
@@ -13,83 +13,55 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import Program
 
-__all__ = ["Peer", "started"]
+__all__ = ["Worker", "process"]
 
-WORKER = Path(__file__).with_name("worker.py")
-LAYER = "matrix product, torch"
-NAMES = ("pyhessian", "hessian-eigenthings", "curvlinops-for-pytorch")
+HERE = Path(__file__).parent
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # this process held them to one; PyTorch may have all cores
 
 
-class Peer(NamedTuple):
-    """A rival: its name with versions, what runs it, and the starts of its probes, flat in PyTorch's order, if known.
-
-    The program's answer has `nodes` and `weights`, a row per probe, or says why not in `failed`; that of `LAYER`, which
-    is no rival but their yardstick, has neither.
-    """
-
-    what: str
-    program: Program
-    starts: np.ndarray | None
-
-
 @contextlib.contextmanager
-def started(
-    layers: list[dict[str, Any]], batch: tuple[Any, Any], *, loss: float, num_steps: int, num_probes: int
-) -> Iterator[list[Peer]]:
-    """The rivals, ready to run on a ReLU network, then num_steps of PyTorch's products of its width; none where run.py
-    was not told `--peers`.
+def process(script: str, arrays: dict[str, Any], *args: int) -> Iterator[Worker | None]:
+    """A process of the rivals' environment that has read the arrays; None where run.py was not told `--peers`.
 
     Args:
-      layers: `kernel` and `bias` of each layer.
-      batch: inputs and integer targets.
-      loss: what the mean loss must be there, so that all have the same problem.
-      num_steps: Lanczos steps per probe.
-      num_probes: probes.
-
-    Raises:
-      RuntimeError: the rivals' process ended, or its network has another loss.
+      script: torch_*.py of this folder, called with a folder that has problem.npz, and with `args`.
+      arrays: what problem.npz is to have.
+      args: more arguments.
     """
     python = os.environ.get("HESSJAX_PEERS")
     if not python:
-        yield []
+        yield None
         return
     with tempfile.TemporaryDirectory() as folder:
-        arrays = {f"{name}{k}": layer[name] for k, layer in enumerate(layers) for name in ("kernel", "bias")}
-        np.savez(Path(folder) / "problem.npz", layers=len(layers), inputs=batch[0], targets=batch[1], **arrays)
-        worker = Worker([python, "-W", "ignore", str(WORKER), folder, str(num_steps), str(num_probes)])
+        np.savez(Path(folder) / "problem.npz", **arrays)
+        worker = Worker([python, "-W", "ignore", str(HERE / script), folder, *map(str, args)], Path(folder))
         try:
-            facts = worker.answer()
-            if abs(facts["loss"] - loss) > 1e-5 * abs(loss):
-                raise RuntimeError(f"the rivals' network has loss {facts['loss']}, not {loss}: another problem.")
-            rate = Peer(f"{LAYER} {facts['torch']}", _program("matrix product", worker), None)
-            yield [*(_peer(name, facts, worker, Path(folder) / f"{name}.npy") for name in NAMES), rate]
+            worker.facts = worker.answer()
+            yield worker
         finally:
             worker.end()
 
 
-def _peer(name: str, facts: dict[str, Any], worker: Worker, starts: Path) -> Peer:
-    what = f"{name} {facts[name]}, torch {facts['torch']}"
-    return Peer(what, _program(name, worker), np.load(starts) if starts.exists() else None)
-
-
-def _program(name: str, worker: Worker) -> Program:
-    return Program(lambda: worker.ask(name), busy=lambda: worker.busy_s)
-
-
 class Worker:
-    """A process that answers each line it is sent by a line of JSON; `busy_s` is the processor time it has taken."""
+    """A process that answers each line it is sent by a line of JSON.
 
-    def __init__(self, command: list[str]):
+    `busy_s` is the processor time it has taken, `facts` its first answer, `folder` where its problem is.
+    """
+
+    def __init__(self, command: list[str], folder: Path = HERE):
         kept = {name: value for name, value in os.environ.items() if name not in THREADS}
         self.process = subprocess.Popen(command, env=kept, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.busy_s = 0.0
+        self.busy_s, self.folder, self.facts = 0.0, folder, {}
+
+    def program(self, line: str) -> Program:
+        """What asks for `line`, ready to be timed."""
+        return Program(lambda: self.ask(line), busy=lambda: self.busy_s)
 
     def ask(self, line: str) -> dict[str, Any]:
         assert self.process.stdin is not None

@@ -1,6 +1,6 @@
 """The rivals on PyTorch: a line of standard input names one, which then runs; a line of JSON is its answer.
 
-usage: python worker.py FOLDER NUM_STEPS NUM_PROBES, with FOLDER/problem.npz; needs the extra `bench`, never jax.
+usage: python torch_densities.py FOLDER NUM_STEPS NUM_PROBES, with FOLDER/problem.npz; needs the extra `bench`, no jax.
 Each package is used as shipped, with all rows as one batch and all cores.
 """
 

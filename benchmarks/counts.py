@@ -1,12 +1,13 @@
 """Claim: counts of negative, zero and positive eigenvalues take at most half of eigvalsh's time, none that is certified is wrong, and an init to its counts takes at most 0.3 of plain JAX's.
 
-Stacks, float32, of Gaussian orthogonal matrices: (n, how many) = (512, 64), (64, 1024), (16, 16384). Two numbers for one
+Stacks, float32, of Gaussian orthogonal matrices: (n, how many) = (512, 64), (64, 1024), (16, 16384), (4, 65536). Two numbers for one
 of n = 512: 4/3 n^3 = 179 MFLOP to tridiagonal form, of which a half are products with a vector, that read the trailing
 triangle at every column: n^3/6 numbers, 90 MB out of a second-level cache that the matrix fills. A count is one pass of
 n steps. Elimination needs n^3/3 at each of four thresholds, so as much, before any pivoting.
 
 Rivals: `jnp.linalg.eigvalsh`, one after another on one device a core; NumPy's, of the stack (one call; one BLAS
 thread, as the others have). `jnp.linalg.eigvalsh` of a stack on several CPU devices is left out: it can hang.
+"Nothing set": counts and `jnp.linalg.eigvalsh` of the stack in a process with one device and BLAS threads as it comes.
 The path: `net` of the claim `assembly`, from keys to counts; plain is `eigvalsh(jax.hessian)`, an init after another on
 one device a core; with `run.py bench --peers` also torch.func's `hessian` and torch's `eigvalsh`, one by one and 8 in a
 `vmap`, from params on, in a process of its own with all cores.
@@ -18,6 +19,7 @@ matrices of 2 to 48 rows: random, integer, of low rank, with zero clusters, sadd
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -30,9 +32,9 @@ from jax.flatten_util import ravel_pytree
 import hessjax as hj
 from benchmarks.assembly import SMOKE, WIDTH, Problem, net, placed, plain_hessian, spread
 from benchmarks.harness import Program, compare, prepare, row
-from benchmarks.peers import process
+from benchmarks.peers import on_torch, process
 
-STACKS = ((8, 4),) if SMOKE else ((512, 64), (64, 1024), (16, 16384))
+STACKS = ((8, 4),) if SMOKE else ((512, 64), (64, 1024), (16, 16384), (4, 65536))
 MATRICES = 60 if SMOKE else 100_000
 TOL = 1e-5
 WRONG = "certified counts unlike float64's / certified counts"
@@ -52,12 +54,18 @@ def run() -> list[dict[str, Any]]:
             "jax eigvalsh": prepare(one_by_one, stack),
             "numpy eigvalsh": Program(partial(np.linalg.eigvalsh, host)),
         }
-        costs = compare(programs, rounds=2 if SMOKE else 7)
+        with process(sys.executable, "one_device.py", {"stack": host, "tol": TOL}) as worker:
+            assert worker is not None
+            ways = ("counts", "jnp.linalg.eigvalsh")
+            alone = {f"{way}, nothing set": worker.program(way) for way in ways}
+            costs = compare(programs | alone, rounds=2 if SMOKE else 7)
         wrong, certified = checked(programs["counts"].call(), host)
         exact = np.linalg.eigvalsh(host.astype("float64"))
         for name, cost in costs.items():
             more: dict[str, Any] = {"size": n, "ms": 1e3 * cost.run_s / count}
-            if name == "counts":
+            if name in alone:
+                kept = {"error": None, "error_is": "as above, on one device"}
+            elif name == "counts":
                 kept = {"error": wrong / max(certified, 1), "error_is": WRONG}
                 more["certified"] = certified / count
             else:
@@ -97,7 +105,7 @@ def path() -> list[dict[str, Any]]:
         "path, plain": spread(lambda k: jax.lax.map(plain, k), WIDTH),
     }
     programs = {name: prepare(f, keys) for name, f in ways.items()}
-    with on_torch(problem, keys) as rivals:
+    with path_on_torch(problem, keys) as rivals:
         programs |= rivals
         costs = compare(programs, rounds=2 if SMOKE else 7)
         found, plain_counts, *torch_counts = (program.call() for program in programs.values())
@@ -110,11 +118,11 @@ def path() -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def on_torch(problem: Problem, keys: Any) -> Iterator[dict[str, Program]]:
+def path_on_torch(problem: Problem, keys: Any) -> Iterator[dict[str, Program]]:
     """The path by torch.func from the same params on, in a process of its own; none without `--peers`."""
     params = jax.vmap(lambda key: ravel_pytree(problem.init(key))[0])(keys)
     x, y = problem.batch
-    with process("torch_hessians.py", {"x": x, "y": y, "params": params, "tol": TOL}) as worker:
+    with process(on_torch(), "torch_hessians.py", {"x": x, "y": y, "params": params, "tol": TOL}) as worker:
         if worker is None:
             yield {}
             return

@@ -1,4 +1,4 @@
-"""Rivals on PyTorch, in a process and an environment of their own: `python3 run.py bench --peers` makes it.
+"""Rivals in a process of their own, those on PyTorch in an environment too: `python3 run.py bench --peers` makes it.
 
 Beside jax in one process their threads would fight for the cores. This one waits while others run, so that
 `harness.compare` has all of them take turns. The packages are those of the extra `bench`; see torch_*.py.
@@ -19,22 +19,28 @@ import numpy as np
 
 from benchmarks.harness import Program
 
-__all__ = ["Worker", "process"]
+__all__ = ["Worker", "on_torch", "process"]
 
 HERE = Path(__file__).parent
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # this process held them to one; PyTorch may have all cores
+# This process has a device a core and held BLAS to one thread; another may have what it takes by itself.
+OURS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
+
+
+def on_torch() -> str | None:
+    """The interpreter of the rivals' environment; None where run.py was not told `--peers`."""
+    return os.environ.get("HESSJAX_PEERS")
 
 
 @contextlib.contextmanager
-def process(script: str, arrays: dict[str, Any], *args: int) -> Iterator[Worker | None]:
-    """A process of the rivals' environment that has read the arrays; None where run.py was not told `--peers`.
+def process(python: str | None, script: str, arrays: dict[str, Any], *args: int) -> Iterator[Worker | None]:
+    """A process that has read the arrays; None without an interpreter.
 
     Args:
-      script: torch_*.py of this folder, called with a folder that has problem.npz, and with `args`.
+      python: the interpreter.
+      script: a file of this folder, called with a folder that has problem.npz, and with `args`.
       arrays: what problem.npz is to have.
       args: more arguments.
     """
-    python = os.environ.get("HESSJAX_PEERS")
     if not python:
         yield None
         return
@@ -55,7 +61,7 @@ class Worker:
     """
 
     def __init__(self, command: list[str], folder: Path = HERE):
-        kept = {name: value for name, value in os.environ.items() if name not in THREADS}
+        kept = {name: value for name, value in os.environ.items() if name not in OURS}
         self.process = subprocess.Popen(command, env=kept, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.busy_s, self.folder, self.facts = 0.0, folder, {}
 

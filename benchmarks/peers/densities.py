@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.harness import Program
-from benchmarks.peers import Worker, process
+from benchmarks.peers import Worker, on_torch, process
 
 __all__ = ["LAYER", "Peer", "started"]
 
@@ -48,7 +48,7 @@ def started(
     """
     arrays = {f"{name}{k}": layer[name] for k, layer in enumerate(layers) for name in ("kernel", "bias")}
     arrays |= {"layers": len(layers), "inputs": batch[0], "targets": batch[1]}
-    with process("torch_densities.py", arrays, num_steps, num_probes) as worker:
+    with process(on_torch(), "torch_densities.py", arrays, num_steps, num_probes) as worker:
         if worker is None:
             yield []
             return

@@ -25,6 +25,7 @@ __all__ = ["Cost", "Program", "compare", "environment", "measure", "prepare", "r
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 7
+SETTLE_S = 0.3  # that long threads of another process may still spin for more work, and take a core from what runs next
 
 
 class Program(NamedTuple):
@@ -92,9 +93,11 @@ def compare(
     for program in programs.values():
         jax.block_until_ready(program.call())
     wall, busy = {name: [] for name in programs}, dict.fromkeys(programs, 0.0)
+    pause = SETTLE_S if any(program.busy for program in programs.values()) else 0.0
     for _ in range(rounds):
         for name, program in programs.items():
             clock = program.busy or time.process_time
+            time.sleep(pause)
             cpu, began = clock(), time.perf_counter()
             jax.block_until_ready(program.call())
             wall[name].append(time.perf_counter() - began)

@@ -84,5 +84,14 @@ class Worker:
         return found
 
     def end(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        """Lets it end by itself, as processes of its own end with it; after ten seconds it is ended."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()

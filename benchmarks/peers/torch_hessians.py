@@ -1,14 +1,17 @@
 """Hessians by torch.func: a line of standard input names a way, which then runs; a line of JSON is its answer.
 
 usage: python torch_hessians.py FOLDER, with FOLDER/problem.npz; needs torch of the extra `bench`, never jax.
-A way goes from params to counts of negative and positive eigenvalues, an init after another or 8 in one `vmap`,
-with all cores.
+A way goes from params to counts of negative and positive eigenvalues: an init after another or 8 in one `vmap`, with
+all cores; or an init after another in each of as many processes as there are cores, with one thread each.
 """
 
+import contextlib
+import ctypes
 import json
 import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -24,38 +27,68 @@ def mean_loss(x, y, flat):
     return ((torch.tanh(x @ v) @ w - y) ** 2).sum(1).mean() / 2
 
 
-def counts(matrix, tol):
+def counts(tol, matrix):
     """Eigenvalues below and above tol times the largest absolute row sum."""
     edge = tol * matrix.abs().sum(-1).amax(-1)
     values = torch.linalg.eigvalsh(matrix)
     return (values < -edge[..., None]).sum(-1), (values > edge[..., None]).sum(-1)
 
 
-def main(folder):
-    answers = os.fdopen(os.dup(1), "w")
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+def one_by_one(problem, params):
+    """Counts of each init, as lists."""
+    matrix = hessian(partial(mean_loss, problem["x"], problem["y"]))
+    found = [counts(problem["tol"], matrix(p)) for p in params]
+    return [[int(one[k]) for one in found] for k in (0, 1)]
 
-    def answer(found):
-        json.dump({**found, "busy_s": time.process_time()}, answers)
+
+def together(problem, params):
+    """The same, 8 inits in a `vmap`."""
+    matrix = vmap(hessian(partial(mean_loss, problem["x"], problem["y"])))
+    found = [counts(problem["tol"], matrix(some)) for some in params.split(8)]
+    return [torch.cat([one[k] for one in found]).tolist() for k in (0, 1)]
+
+
+def alone(problem, params):
+    """`one_by_one`, and the process that did it with the processor time it has taken so far."""
+    return one_by_one(problem, params), (os.getpid(), time.process_time())
+
+
+def keep_memory():
+    """Has glibc give no memory back between inits: pages taken anew cost torch more than half of its time."""
+    with contextlib.suppress(OSError, AttributeError):
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**30)):  # no mmap, no trimming, a GiB at a time
+            ctypes.CDLL(None).mallopt(option, value)
+
+
+def main(folder):
+    keep_memory()
+    answers = os.fdopen(os.dup(1), "w")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    problem = {name: torch.tensor(x) for name, x in np.load(folder / "problem.npz").items()}
+    params, busy = problem.pop("params"), {}
+
+    def answer(**found):
+        json.dump({**found, "busy_s": time.process_time() + sum(busy.values())}, answers)
         print(file=answers, flush=True)
 
-    arrays = {name: torch.tensor(x) for name, x in np.load(folder / "problem.npz").items()}
-    params, tol = arrays["params"], float(arrays["tol"])
-    matrix = hessian(partial(mean_loss, arrays["x"], arrays["y"]))
-    ways = {
-        "one by one": lambda: [counts(matrix(p), tol) for p in params],
-        "8 at a time": lambda: [counts(vmap(matrix)(some), tol) for some in params.split(8)],
-    }
-    loss = float(mean_loss(arrays["x"], arrays["y"], params[0]))
-    answer({"loss": loss, "torch": torch.__version__})
-    for line in sys.stdin:
-        found = ways[line.strip()]()
-        answer(
-            {
-                name: torch.cat([torch.atleast_1d(f[k]) for f in found]).tolist()
-                for k, name in enumerate(("negative", "positive"))
-            }
-        )
+    with ProcessPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+
+        def spread():
+            parts = list(pool.map(partial(alone, problem), params.tensor_split(cores)))
+            busy.update(part[1] for part in parts)
+            return [[count for part in parts for count in part[0][k]] for k in (0, 1)]
+
+        ways = {
+            "one by one": partial(one_by_one, problem, params),
+            "8 at a time": partial(together, problem, params),
+            "a process a core": spread,
+        }
+        spread()  # its processes start here, before threads do
+        torch.set_num_threads(cores)
+        answer(loss=float(mean_loss(problem["x"], problem["y"], params[0])), torch=torch.__version__)
+        for line in sys.stdin:
+            negative, positive = ways[line.strip()]()
+            answer(negative=negative, positive=positive)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import hessjax as hj
 from hessjax import assembly
+from hessjax.matrices import is_symmetric
 
 
 def with_spectrum(values, seed=0):
@@ -203,3 +204,23 @@ def test_a_stack_beyond_memory_is_refused_with_its_bytes(call, monkeypatch):
         call(stack)
     assert "\n" not in str(caught.value)
     call(stack[:8])
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 16, 21])
+def test_an_asymmetric_pair_is_found_wherever_it_is_and_rounding_and_nan_are_passed_by(n):
+    whole = np.random.default_rng(n).standard_normal((n, n)).astype("float32")
+    whole = np.maximum(whole, whole.T)
+    pairs = [(i, j) for i in range(n) for j in range(i)]
+    stack = np.stack([whole] * (len(pairs) + 2))
+    for lane, (i, j) in enumerate(pairs):
+        stack[lane, i, j] += 1e-3
+    stack[-2] *= 1 + 1e-7 * np.random.default_rng(0).standard_normal((n, n))
+    stack[-1, 0, n - 1] = np.nan
+    found = jax.jit(lambda a: hj.inertia(a, tol=1e-3).certified)(stack)
+    assert not found[: len(pairs)].any()
+    assert not found[-1]
+    assert is_symmetric(jnp.asarray(stack)).tolist() == [False] * len(pairs) + [True, True]
+    hj.eigvalsh(stack[-2:])
+    if pairs:
+        with pytest.raises(ValueError, match=r"max \|a - a.T\| = 0.001"):
+            hj.eigvalsh(stack[len(pairs) - 1 :])

@@ -1,12 +1,16 @@
 """The claims at toy size, and the process that rivals run in. No time is asserted, no rival is installed."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import convolutions, large, peers, slq
 from benchmarks.peers import densities
+
+ROOT = Path(__file__).resolve().parent.parent
 
 ECHO = """
 import itertools, json, sys
@@ -61,6 +65,17 @@ def test_products_of_convolutions_in_loops_are_float64s(toy):
     rows = {row["what"]: row for row in convolutions.run()}
     assert next(iter(rows)) == "hj.slq"
     assert max(row["error"] for row in rows.values()) < 1e-4
+
+
+def test_no_certified_count_of_many_toy_matrices_is_wrong(toy):
+    """As a command, because whether it is a toy is read where it starts."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "counts"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    head = next(row for row in rows if row[:1] == ["what"])
+    last = next(row for row in rows if row[:2] == ["wrong", "counts"])
+    assert dict(zip(reversed(head), reversed(last), strict=False))["wrong"] == "0"
+    assert {"path,", "path"} <= {row[0] for row in rows if row}
 
 
 def test_a_vector_in_pytorchs_order_is_params_again():

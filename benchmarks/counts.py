@@ -1,12 +1,12 @@
-"""Claim: counts of negative, zero and positive eigenvalues take at most half of eigvalsh's time from 16 rows on, none that is certified is wrong, and an init to its counts takes at most 0.2 of plain JAX's.
+"""Claim: counts of negative, zero and positive eigenvalues take at most half of eigvalsh's time from 64 rows on, none that is certified is wrong, and an init to its counts takes at most 0.2 of plain JAX's.
 
 Stacks, float32, of Gaussian orthogonal matrices: (n, how many) = (512, 64), (64, 1024), (16, 16384), (4, 65536). Two numbers for one
 of n = 512: 4/3 n^3 = 179 MFLOP to tridiagonal form, of which a half are products with a vector, that read the trailing
 triangle at every column: n^3/6 numbers, 90 MB out of a second-level cache that the matrix fills. A count is one pass of
 n steps. Elimination needs n^3/3 at each of four thresholds, so as much, before any pivoting.
 
-Rivals: `jnp.linalg.eigvalsh`, one after another on one device a core; NumPy's, of the stack (one call; one BLAS
-thread, as the others have). `jnp.linalg.eigvalsh` of a stack on several CPU devices is left out: it can hang.
+Rivals: `jnp.linalg.eigvalsh`, one after another on one device a core; NumPy's, of the stack (one call, so on
+one core). `jnp.linalg.eigvalsh` of a stack on several CPU devices is left out: it can hang.
 "Nothing set": counts and `jnp.linalg.eigvalsh` of the stack in a process with one device and BLAS threads as it comes.
 The path: `net` of the claim `assembly`, from keys to counts; plain is `eigvalsh(jax.hessian)`, an init after another on
 one device a core; with `run.py bench --peers` also torch.func's `hessian` and torch's `eigvalsh`, from params on: one

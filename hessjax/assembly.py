@@ -63,19 +63,25 @@ def dense(op: Operator, *, columns: int | None = None, memory: str | int | None 
     if columns is not None and columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}.")
     bound = None if memory is None else parse_bytes(memory)
+    found = _lower(op, columns or COLUMNS, bound)
+    return found if isinstance(op, Matrix) else _mirrored(found)
+
+
+def _lower(op: Operator, columns: int = COLUMNS, memory: int | None = None) -> Float[Array, "n n"]:
+    """A matrix whose lower triangle is the operator's."""
     if isinstance(op, Matrix):
         return mirrored(jnp.asarray(op.a))
     check_operand(op)
     check_fits(op.size, op.dtype)
-    if op.streamed:
-        return _streamed_columns(op, columns or COLUMNS)
-    return _assembled(op, columns or COLUMNS, bound)
+    return _streamed_columns(op, columns) if op.streamed else _assembled(op, columns, memory)
 
 
-@partial(jax.jit, static_argnames=("columns", "memory", "whole"))  # once per loss and shapes, however often params move
-def _assembled(op: Operator, columns: int, memory: int | None, whole: bool = True) -> Float[Array, "n n"]:
-    found = lower(op, columns=columns, memory=memory)
-    return mirrored(found) if whole else found
+@partial(jax.jit, static_argnames=("columns", "memory"))  # once per loss and shapes, however often params move
+def _assembled(op: Operator, columns: int, memory: int | None) -> Float[Array, "n n"]:
+    return lower(op, columns=columns, memory=memory)
+
+
+_mirrored = jax.jit(mirrored)  # a program of its own, so that counts and eigenvalues share the other with `dense`
 
 
 def explain(op: Operator) -> Plan:
@@ -104,7 +110,7 @@ def explain(op: Operator) -> Plan:
 def _streamed_columns(op: Operator, columns: int) -> Float[Array, "n n"]:
     n, units, flat = op.size, jax.jit(jax.vmap(unit_vectors(op))), jax.jit(jax.vmap(lambda v: trees.ravel(v)[0]))
     blocks = [flat(op.products(units(numbers))) for numbers in pass_numbers(n, columns)]
-    return mirrored(jnp.concatenate(blocks)[:n])
+    return jnp.concatenate(blocks)[:n]
 
 
 def check_fits(n: int, dtype: Any) -> None:
@@ -125,8 +131,8 @@ def check_fits(n: int, dtype: Any) -> None:
 def _matrix(x: Any, copies: int = 1) -> Float[Array, "*batch n n"]:
     """Operator, NumPy or JAX stack -> finite-dtype stack that LAPACK takes (bfloat16 and float16 lifted).
 
-    Of an operator only the lower triangle is meant, which is all that is read of a matrix. `copies` more such stacks
-    will be allocated; where they do not fit they are refused here.
+    Of an operator only the lower triangle is meant. `copies` more such stacks will be allocated; where they do not fit
+    arrays are refused here, as `check_fits` refuses operators.
     """
     if isinstance(x, Operator):
         return _lifted(_lower(x))
@@ -144,14 +150,6 @@ def _matrix(x: Any, copies: int = 1) -> Float[Array, "*batch n n"]:
     return _lifted(jnp.asarray(x))
 
 
-def _lower(op: Operator) -> Float[Array, "n n"]:
-    if isinstance(op, Matrix) or op.streamed:
-        return dense(op)
-    check_operand(op)
-    check_fits(op.size, op.dtype)
-    return _assembled(op, COLUMNS, None, whole=False)
-
-
 def _lifted(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -167,7 +165,7 @@ def eigvalsh(x: Operator | Float[Any, "*batch n n"]) -> Float[Array, "*batch n"]
       Eigenvalues in the units of x; NaN throughout for a matrix with NaN or inf, the other lanes untouched.
 
     Raises:
-      ValueError: not square; concrete and not symmetric, or its copies would not fit in memory.
+      ValueError: not square; concrete, finite and not symmetric, or its copies would not fit in memory.
       TypeError: not real floating.
 
     Example:
@@ -189,7 +187,8 @@ def eigh(x: Operator | Float[Any, "*batch n n"]) -> Eigh:
       >>> values.tolist(), jnp.abs(vectors).tolist()
       ([1.0, 2.0], [[0.0, 1.0], [1.0, 0.0]])
     """
-    return Eigh(*stacks.eigh(_matrix(dense(x) if isinstance(x, Operator) else x, copies=3)))
+    a = _lifted(dense(x)) if isinstance(x, Operator) else _matrix(x, copies=3)
+    return Eigh(*stacks.eigh(a))
 
 
 def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[float]) -> Inertia:
@@ -213,6 +212,7 @@ def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[flo
       >>> int(counts.negative), int(counts.zero), int(counts.positive), bool(counts.certified)
       (1, 2, 1, True)
     """
+    x = x.a if isinstance(x, Matrix) else x
     a = _matrix(x)
     found = signature.inertia(a, tol)
     if isinstance(x, Tracer):  # a concrete one was refused

@@ -35,7 +35,7 @@ def lower(op: Operator, keep: Keep = None, *, columns: int = COLUMNS, memory: in
     within = lambda other, keep=keep: lower(other, keep, columns=columns, memory=memory)
     match op:
         case Matrix() if keep is None:
-            return jnp.asarray(op.a)
+            return mirrored(jnp.asarray(op.a))
         case Sum():
             first = within(op.a)
             return first + within(op.b).astype(first.dtype)

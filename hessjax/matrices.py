@@ -27,7 +27,7 @@ class Matrix(Operator):
       a: [n, n], real floating and symmetric (a concrete matrix is checked).
 
     Raises:
-      ValueError: not square, empty, or concrete and not symmetric to 100 eps of its largest entry.
+      ValueError: not square, empty, or concrete, finite and not symmetric to 100 eps of its largest entry.
       TypeError: not real floating.
 
     Example:
@@ -93,7 +93,7 @@ def _asymmetry(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch"], F
     tiles = jnp.swapaxes(within, -3, -2) - jnp.moveaxis(within, (-2, -4, -1, -3), (-4, -3, -2, -1))
     edge = jnp.swapaxes(a[..., tiled:, :], -1, -2) - a[..., tiled:]
     lists = [jnp.max(jnp.abs(a), axis=-2)]
-    lists += [jnp.max(jnp.abs(tiles), axis=-4).reshape(*a.shape[:-2], -1)] if tiled else []
+    lists += [jnp.max(jnp.abs(tiles), axis=-4).reshape(*a.shape[:-2], tiled * TILE)] if tiled else []
     lists += [jnp.max(jnp.abs(edge), axis=-2)] if tiled < n else []
     # Not a maximum of maxima: XLA makes one of two, which on a CPU goes through the entries one at a time.
     most = lambda x: jnp.take_along_axis(x, jnp.argmax(x, axis=-1, keepdims=True), axis=-1)[..., 0]

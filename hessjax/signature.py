@@ -27,7 +27,8 @@ class Inertia(NamedTuple):
     """How many eigenvalues lie below -threshold, within it, and above it; one row per matrix of the stack.
 
     `certified`: no eigenvalue lies within the method's own error of +-threshold, so the counts are those of the
-    exact eigenvalues of the matrix given. A matrix with NaN or inf: counts 0, certified False, threshold NaN.
+    exact eigenvalues of the matrix given. A matrix with NaN or inf: counts 0, certified False, threshold NaN. Entries
+    below the normal range of the dtype are zero, as to most processors.
     """
 
     negative: Int[Array, "*batch"]

@@ -38,8 +38,8 @@ class Reduced(NamedTuple):
 def is_counted() -> bool:
     """Whether eigenvalues are counted here, rather than left to the backend.
 
-    Measured on a CPU in float32, one matrix after another on one core: for n of 16, 64, 226 and 512 it takes .56, .29,
-    .34 and .32 of the time of `jnp.linalg.eigvalsh`, with a third of its error.
+    Measured on a CPU in float32, one device a core: for n of 4, 16, 64 and 512 it takes 1.1, .68, .37 and .30 of the
+    time of `jnp.linalg.eigvalsh`, with .9, .6, .2 and .13 of its error (benchmarks/counts.py).
 
     Example:
       >>> is_counted() == (jax.default_backend() == "cpu")
@@ -57,8 +57,8 @@ def eigvalsh(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
     """
     if is_counted():
         return _values(a)
-    a, ok = _finite(a)
-    return jnp.where(ok[..., None], jnp.linalg.eigvalsh(a, UPLO="L", symmetrize_input=False), jnp.nan)
+    a, ok = _finite(mirrored(a))  # JAX's derivatives would read the upper triangle too
+    return jnp.where(ok[..., None], jnp.linalg.eigvalsh(a, symmetrize_input=False), jnp.nan)
 
 
 def eigh(a: Float[Array, "*batch n n"]) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n n"]]:
@@ -82,7 +82,7 @@ def svd(a: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, " k"]
 def reduced(a: Float[Array, "*batch n n"]) -> Reduced:
     """Symmetric matrices as tridiagonal ones, by reflections: to a few eps of their norm the same eigenvalues.
 
-    Lower triangles are read.
+    Lower triangles are read; whether all is finite, and how large it is, is asked of both.
 
     Example:
       >>> t, scale, norm = reduced(4.0 * jnp.eye(2))
@@ -109,7 +109,7 @@ def _reduced(a: Float[Array, "n n"]) -> Reduced:
     if len(a) == 1:
         return Reduced(Tridiagonals(a[0], a[0, :0]), scale, norm)
     # LAPACK has columns where we have rows: what it is told to be an upper triangle is our lower one, not moved. Its
-    # products with the trailing matrix are also quicker so; together a sixth of the time at 512 rows.
+    # products with the trailing matrix are also quicker so; both save a sixth of the time at 512 rows.
     return Reduced(Tridiagonals(*jax.lax.linalg.tridiagonal(a.T, lower=False)[1:3]), scale, norm)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessjax as hj
-from hessjax import assembly
+from hessjax import assembly, stacks
 from hessjax.matrices import is_symmetric
 
 
@@ -224,3 +224,30 @@ def test_an_asymmetric_pair_is_found_wherever_it_is_and_rounding_and_nan_are_pas
     if pairs:
         with pytest.raises(ValueError, match=r"max \|a - a.T\| = 0.001"):
             hj.eigvalsh(stack[len(pairs) - 1 :])
+
+
+def test_derivatives_of_an_operators_eigenvalues_are_those_of_its_symmetric_matrix(float64, monkeypatch):
+    """Whose upper triangle is not made: on a CPU, and where the backend's eigenvalues are taken."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)))
+    loss = lambda p, x: jnp.sum(jnp.tanh(jnp.tanh(x @ p["v"]) @ p["w"]) ** 2, axis=-1)
+    params = {"v": jnp.asarray(np.random.default_rng(1).standard_normal((3, 2))), "w": jnp.full((2, 2), 0.3)}
+    largest = lambda p: hj.eigvalsh(hj.Hessian(loss, p, x))[-1]
+    along = jax.tree.map(jnp.ones_like, params)
+    at = lambda t: np.linalg.eigvalsh(hj.dense(hj.Hessian(loss, jax.tree.map(lambda p: p + t, params), x)))[-1]
+    for counted in (True, False):
+        monkeypatch.setattr(stacks, "is_counted", lambda counted=counted: counted)
+        value, slope = jax.jvp(lambda p: largest(p), (params,), (along,))
+        np.testing.assert_allclose(value, at(0.0), atol=1e-12)
+        np.testing.assert_allclose(slope, (at(1e-5) - at(-1e-5)) / 2e-5, atol=1e-7)
+
+
+def test_matrices_in_operators_are_read_below_their_diagonals_and_traced_ones_looked_at():
+    a = jnp.array([[2.0, 1e38], [0.0, 2.0]])
+    found = jax.jit(lambda a: hj.inertia(hj.Matrix(a) * 2.0, tol=1e-5))(a)
+    assert (int(found.negative), int(found.positive)) == (0, 2)
+    assert not jax.jit(lambda a: hj.inertia(hj.Matrix(a), tol=1e-5).certified)(jnp.array([[2.0, 1.0], [0.0, 2.0]]))
+
+
+def test_an_empty_stack_has_no_counts():
+    assert hj.inertia(jnp.zeros((0, 16, 16)), tol=1e-5).negative.shape == (0,)
+    assert hj.eigvalsh(jnp.zeros((0, 16, 16))).shape == (0, 16)

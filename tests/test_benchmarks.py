@@ -69,7 +69,9 @@ def test_products_of_convolutions_in_loops_are_float64s(toy):
 
 def test_no_certified_count_of_many_toy_matrices_is_wrong(toy):
     """As a command, because whether it is a toy is read where it starts."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks", "counts"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "counts"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     head = next(row for row in rows if row[:1] == ["what"])

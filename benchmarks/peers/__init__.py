@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ __all__ = ["Worker", "on_torch", "process"]
 
 HERE = Path(__file__).parent
 # This process has a device a core and held BLAS to one thread; another may have what it takes by itself.
-OURS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
+CLEARED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
 
 
 def on_torch() -> str | None:
@@ -61,8 +62,10 @@ class Worker:
     """
 
     def __init__(self, command: list[str], folder: Path = HERE):
-        kept = {name: value for name, value in os.environ.items() if name not in OURS}
-        self.process = subprocess.Popen(command, env=kept, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        kept = {name: value for name, value in os.environ.items() if name not in CLEARED}
+        self.process = subprocess.Popen(
+            command, env=kept, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         self.busy_s, self.folder, self.facts = 0.0, folder, {}
 
     def program(self, line: str) -> Program:
@@ -91,7 +94,7 @@ class Worker:
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -60,6 +60,12 @@ def keep_memory():
             ctypes.CDLL(None).mallopt(option, value)
 
 
+def start_alone():
+    """What a process of one core does first."""
+    keep_memory()
+    torch.set_num_threads(1)
+
+
 def main(folder):
     keep_memory()
     answers = os.fdopen(os.dup(1), "w")
@@ -71,7 +77,7 @@ def main(folder):
         json.dump({**found, "busy_s": time.process_time() + sum(busy.values())}, answers)
         print(file=answers, flush=True)
 
-    with ProcessPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(cores, initializer=start_alone) as pool:
 
         def spread():
             parts = list(pool.map(partial(alone, problem), params.tensor_split(cores)))

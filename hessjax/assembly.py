@@ -173,7 +173,10 @@ def eigvalsh(x: Operator | Float[Any, "*batch n n"]) -> Float[Array, "*batch n"]
       >>> hj.eigvalsh(jnp.array([[0.0, 1.0], [1.0, 0.0]])).tolist()
       [-1.0, 1.0]
     """
-    return stacks.eigvalsh(_matrix(x))
+    return _eigvalsh(_matrix(x))
+
+
+_eigvalsh = jax.jit(stacks.eigvalsh)  # loops outside of a program are compiled anew at every call
 
 
 def eigh(x: Operator | Float[Any, "*batch n n"]) -> Eigh:
@@ -191,6 +194,9 @@ def eigh(x: Operator | Float[Any, "*batch n n"]) -> Eigh:
     return Eigh(*stacks.eigh(a))
 
 
+_inertia = jax.jit(signature.inertia, static_argnums=1)
+
+
 def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[float]) -> Inertia:
     """Counts of negative, zero and positive eigenvalues; zero is |lambda| <= tol ||A||.
 
@@ -204,7 +210,8 @@ def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[flo
       alone are faster (on CPUs). Nothing is certain of a traced matrix that is not symmetric.
 
     Raises:
-      ValueError: tol negative or NaN; the matrix as for `eigvalsh`.
+      ValueError: tol negative or not finite; the matrix as for `eigvalsh`.
+      TypeError: tol is no number, or traced.
 
     Example:
       >>> import hessjax as hj
@@ -214,7 +221,7 @@ def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[flo
     """
     x = x.a if isinstance(x, Matrix) else x
     a = _matrix(x)
-    found = signature.inertia(a, tol)
+    found = _inertia(a, signature.checked(tol))
     if isinstance(x, Tracer):  # a concrete one was refused
         found = found._replace(certified=found.certified & signature.aligned(is_symmetric(a), found))
     return found

@@ -20,15 +20,16 @@ from jaxtyping import Array, Bool, Float, Int
 from hessjax import stacks
 from hessjax.tridiagonals import bisected, count_below
 
-__all__ = ["Inertia", "aligned", "by_pivots", "by_values", "error_bound", "inertia", "with_ends"]
+__all__ = ["Inertia", "aligned", "by_pivots", "by_values", "checked", "error_bound", "inertia", "with_ends"]
 
 
 class Inertia(NamedTuple):
     """How many eigenvalues lie below -threshold, within it, and above it; one row per matrix of the stack.
 
     `certified`: no eigenvalue lies within the method's own error of +-threshold, so the counts are those of the
-    exact eigenvalues of the matrix given. A matrix with NaN or inf: counts 0, certified False, threshold NaN. Entries
-    below the normal range of the dtype are zero, as to most processors.
+    exact eigenvalues of the matrix given (of its lower triangle, where the two differ by rounding). A matrix with NaN
+    or inf: counts 0, certified False, threshold NaN. Entries below the normal range of the dtype are zero, as to most
+    processors.
     """
 
     negative: Int[Array, "*batch"]
@@ -137,13 +138,34 @@ def aligned(x: Array, found: Inertia) -> Array:
     return x[..., None] if found.threshold.ndim > x.ndim else x
 
 
-def _relative(tol: float | Sequence[float], dtype: Any) -> Float[Array, " k"]:
-    found = np.atleast_1d(np.asarray(tol, np.float64))
+def checked(tol: Any) -> float | tuple[float, ...]:
+    """Relative thresholds as Python's numbers.
+
+    Raises:
+      TypeError: not numbers, or traced ones.
+      ValueError: negative, NaN, infinite, none, or of more than one axis.
+
+    Example:
+      >>> checked(np.array([0.0, 1e-3]))
+      (0.0, 0.001)
+    """
+    try:
+        found = np.asarray(tol, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"tol is {type(tol).__name__}, wanted a number or a sequence of them, known before anything is traced."
+        ) from None
     if found.ndim > 1 or not found.size:
         raise ValueError(f"tol has shape {np.shape(tol)}, wanted a number or a sequence of them.")
     if not (found >= 0).all():
         raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest absolute row sum.")
-    return jnp.asarray(found, dtype)
+    if not np.isfinite(found).all():
+        raise ValueError(f"tol must be finite, got {tol}; it is relative to the largest absolute row sum.")
+    return tuple(found.tolist()) if found.ndim else float(found)
+
+
+def _relative(tol: float | Sequence[float], dtype: Any) -> Float[Array, " k"]:
+    return jnp.atleast_1d(jnp.asarray(checked(tol), dtype))
 
 
 def _like(tol: Any, found: Inertia) -> Inertia:

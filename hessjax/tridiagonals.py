@@ -79,7 +79,7 @@ def bisected(t: Tridiagonals, which: Int[Array, " k"] | None = None) -> Float[Ar
     count = math.prod(t.diagonal.shape[:-1])
     flat = jax.tree.map(lambda x: x.reshape(count, x.shape[-1]), t)
     group = max(1, TOGETHER // which.size)
-    found = jax.lax.map(lambda one: _bisected(one, which), flat, batch_size=min(group, count))
+    found = jax.lax.map(lambda one: _bisected(one, which), flat, batch_size=max(1, min(group, count)))
     return found.reshape(*t.diagonal.shape[:-1], which.size)
 
 

@@ -158,6 +158,9 @@ def test_counts_of_many_random_matrices_are_never_certified_wrongly():
         (lambda: hj.eigvalsh(np.eye(2, dtype=complex)), TypeError, "dtype complex"),
         (lambda: hj.inertia(np.eye(2), tol=-1.0), ValueError, "tol must be at least 0, got -1"),
         (lambda: hj.inertia(np.eye(2), tol=float("nan")), ValueError, "tol must be at least 0"),
+        (lambda: hj.inertia(np.eye(2), tol=float("inf")), ValueError, "tol must be finite"),
+        (lambda: hj.inertia(np.eye(2), tol=1j), TypeError, "tol is complex, wanted a number"),
+        (lambda: jax.jit(lambda t: hj.inertia(np.eye(2), tol=t))(0.1), TypeError, "known before anything is traced"),
         (lambda: hj.Matrix(np.ones((2, 3))), ValueError, r"wanted \[n, n\]|wanted \[\.\.\., n, n\]"),
         (
             lambda: hj.dense(hj.Hessian(lambda p: p @ p, jnp.ones(2)), columns=0),
@@ -236,9 +239,11 @@ def test_derivatives_of_an_operators_eigenvalues_are_those_of_its_symmetric_matr
     at = lambda t: np.linalg.eigvalsh(hj.dense(hj.Hessian(loss, jax.tree.map(lambda p: p + t, params), x)))[-1]
     for counted in (True, False):
         monkeypatch.setattr(stacks, "is_counted", lambda counted=counted: counted)
+        jax.clear_caches()
         value, slope = jax.jvp(lambda p: largest(p), (params,), (along,))
         np.testing.assert_allclose(value, at(0.0), atol=1e-12)
         np.testing.assert_allclose(slope, (at(1e-5) - at(-1e-5)) / 2e-5, atol=1e-7)
+    jax.clear_caches()
 
 
 def test_matrices_in_operators_are_read_below_their_diagonals_and_traced_ones_looked_at():
@@ -251,3 +256,17 @@ def test_matrices_in_operators_are_read_below_their_diagonals_and_traced_ones_lo
 def test_an_empty_stack_has_no_counts():
     assert hj.inertia(jnp.zeros((0, 16, 16)), tol=1e-5).negative.shape == (0,)
     assert hj.eigvalsh(jnp.zeros((0, 16, 16))).shape == (0, 16)
+
+
+@pytest.mark.parametrize("call", [hj.eigvalsh, lambda x: hj.inertia(x, tol=1e-5), hj.eigh, hj.dense])
+def test_a_second_call_compiles_nothing(call, caplog):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), "float32")
+    loss = lambda p, x: jnp.sum(jnp.tanh(x @ p) ** 2, axis=-1)
+    first, second = jnp.ones((3, 2)), 2 * jnp.ones((3, 2))
+    call(hj.Hessian(loss, first, x))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        jax.jit(lambda x: x + 17.0)(x)
+        assert any("compil" in line.lower() for line in caplog.messages)  # so it would be seen
+        caplog.clear()
+        call(hj.Hessian(loss, second, x))
+    assert not [line for line in caplog.messages if "Finished XLA compilation" in line]

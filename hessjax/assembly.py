@@ -63,14 +63,11 @@ def dense(op: Operator, *, columns: int | None = None, memory: str | int | None 
     if columns is not None and columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}.")
     bound = None if memory is None else parse_bytes(memory)
-    found = _lower(op, columns or COLUMNS, bound)
-    return found if isinstance(op, Matrix) else _mirrored(found)
+    return _mirrored(jnp.asarray(op.a) if isinstance(op, Matrix) else _lower(op, columns or COLUMNS, bound))
 
 
 def _lower(op: Operator, columns: int = COLUMNS, memory: int | None = None) -> Float[Array, "n n"]:
     """A matrix whose lower triangle is the operator's."""
-    if isinstance(op, Matrix):
-        return mirrored(jnp.asarray(op.a))
     check_operand(op)
     check_fits(op.size, op.dtype)
     return _streamed_columns(op, columns) if op.streamed else _assembled(op, columns, memory)
@@ -131,9 +128,10 @@ def check_fits(n: int, dtype: Any) -> None:
 def _matrix(x: Any, copies: int = 1) -> Float[Array, "*batch n n"]:
     """Operator, NumPy or JAX stack -> finite-dtype stack that LAPACK takes (bfloat16 and float16 lifted).
 
-    Of an operator only the lower triangle is meant. `copies` more such stacks will be allocated; where they do not fit
-    arrays are refused here, as `check_fits` refuses operators.
+    A `Matrix` is its array; of other operators only the lower triangle is meant. `copies` more such stacks will be
+    allocated; where they do not fit arrays are refused here, as `check_fits` refuses operators.
     """
+    x = x.a if isinstance(x, Matrix) else x
     if isinstance(x, Operator):
         return _lifted(_lower(x))
     dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)

@@ -52,7 +52,8 @@ def check_symmetric(a: Any, *, stack: bool = False) -> None:
     """Refuses anything but real floating symmetric [n, n] (or [..., n, n] where `stack`); values only if concrete."""
     shape, dtype = jnp.shape(a), jnp.result_type(a)
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"matrix has dtype {dtype}, wanted a real floating one; write a.astype(float).")
+        hint = "" if jnp.issubdtype(dtype, jnp.complexfloating) else "; write a.astype(float)"
+        raise TypeError(f"matrix has dtype {dtype}, wanted a real floating one{hint}.")
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0 or (len(shape) > 2 and not stack):
         raise ValueError(f"matrix has shape {shape}, wanted {'[..., n, n]' if stack else '[n, n]'} with n >= 1.")
     if isinstance(a, Tracer):

@@ -33,23 +33,28 @@ def on_torch() -> str | None:
 
 
 @contextlib.contextmanager
-def process(python: str | None, script: str, arrays: dict[str, Any], *args: int) -> Iterator[Worker | None]:
-    """A process that has read the arrays; None without an interpreter.
+def process(
+    python: str, script: str, arrays: dict[str, Any], *args: int, loss: float | None = None
+) -> Iterator[Worker]:
+    """A process that has read the arrays.
 
     Args:
       python: the interpreter.
       script: a file of this folder, called with a folder that has problem.npz, and with `args`.
       arrays: what problem.npz is to have.
       args: more arguments.
+      loss: what it must say the loss is, so that all have the same problem.
+
+    Raises:
+      RuntimeError: it ended, or has another loss.
     """
-    if not python:
-        yield None
-        return
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "problem.npz", **arrays)
         worker = Worker([python, "-W", "ignore", str(HERE / script), folder, *map(str, args)], Path(folder))
         try:
             worker.facts = worker.answer()
+            if loss is not None and abs(worker.facts["loss"] - loss) > 1e-5 * abs(loss):
+                raise RuntimeError(f"the rivals' loss is {worker.facts['loss']}, not {loss}: another problem.")
             yield worker
         finally:
             worker.end()

@@ -1,39 +1,38 @@
 """Stacks as one who sets nothing has them: one device, and as many BLAS threads as BLAS takes by itself.
 
-usage: python one_device.py FOLDER, with FOLDER/problem.npz; a line of standard input names a way, a line of JSON is
-its answer.
+usage: python one_device.py FOLDER, with FOLDER/problem.npz; answers as answers.py has it. "write" leaves the counts in
+FOLDER/counts.npz and the eigenvalues in FOLDER/values.npy.
 """
 
-import json
-import os
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from answers import opened, serve
 
 import hessjax as hj
 
 
 def main(folder: Path) -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    arrays = np.load(folder / "problem.npz")
+    answers, arrays = opened(), np.load(folder / "problem.npz")
     stack = jnp.asarray(arrays["stack"])
-    ways = {
-        "counts": jax.jit(partial(hj.inertia, tol=float(arrays["tol"]))).lower(stack).compile(),
-        "jnp.linalg.eigvalsh": jax.jit(jnp.linalg.eigvalsh).lower(stack).compile(),
-    }
+    counts = jax.jit(partial(hj.inertia, tol=float(arrays["tol"]))).lower(stack).compile()
+    values = jax.jit(jnp.linalg.eigvalsh).lower(stack).compile()
 
-    def answer(**found: float) -> None:
-        print(json.dumps({**found, "busy_s": time.process_time()}), file=answers, flush=True)
+    def run(f):
+        jax.block_until_ready(f(stack))
+        return {}
 
-    answer(devices=jax.device_count())
-    for line in sys.stdin:
-        jax.block_until_ready(ways[line.strip()](stack))
-        answer()
+    def write():
+        np.savez(folder / "counts.npz", **counts(stack)._asdict())
+        np.save(folder / "values.npy", values(stack))
+        return {}
+
+    ways = {"counts": partial(run, counts), "jnp.linalg.eigvalsh": partial(run, values), "write": write}
+    serve(answers, {"devices": jax.device_count()}, ways)
 
 
 if __name__ == "__main__":

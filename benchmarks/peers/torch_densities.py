@@ -1,19 +1,17 @@
-"""The rivals on PyTorch: a line of standard input names one, which then runs; a line of JSON is its answer.
+"""The rivals on PyTorch, answered as answers.py has it.
 
 usage: python torch_densities.py FOLDER NUM_STEPS NUM_PROBES, with FOLDER/problem.npz; needs the extra `bench`, no jax.
 Each package is used as shipped, with all rows as one batch and all cores.
 """
 
 import copy
-import json
-import os
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
+from answers import cores, opened, serve
 from curvlinops import HessianLinearOperator
 from curvlinops.papyan2020traces.spectrum import fast_lanczos
 from hessian_eigenthings.algorithms import spectral_density
@@ -101,24 +99,18 @@ def plain(value):
 
 
 def main(folder, steps, probes):
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a package prints is no answer
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-
-    def answer(found):
-        json.dump({**{key: plain(value) for key, value in found.items()}, "busy_s": time.process_time()}, answers)
-        print(file=answers, flush=True)
-
+    answers = opened()
+    torch.set_num_threads(cores())
     net, x, y = problem(folder)
     runs = {}
     for name, make in (RIVALS | {"matrix product": matrix_product}).items():
         runs[name], starts = make(copy.deepcopy(net), x, y, steps, probes)
         if starts is not None:
             np.save(folder / f"{name}.npy", starts)
-    loss = nn.CrossEntropyLoss()(net(x), y).detach()
-    answer({"loss": loss, "torch": torch.__version__, **{name: metadata.version(name) for name in RIVALS}})
-    for line in sys.stdin:
-        answer(runs[line.strip()]())
+    loss = float(nn.CrossEntropyLoss()(net(x), y).detach())
+    facts = {"loss": loss, "torch": torch.__version__, **{name: metadata.version(name) for name in RIVALS}}
+    lists = lambda run: lambda: {key: plain(value) for key, value in run().items()}
+    serve(answers, facts, {name: lists(run) for name, run in runs.items()})
 
 
 if __name__ == "__main__":

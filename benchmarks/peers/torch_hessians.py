@@ -1,4 +1,4 @@
-"""Hessians by torch.func: a line of standard input names a way, which then runs; a line of JSON is its answer.
+"""Hessians by torch.func, answered as answers.py has it.
 
 usage: python torch_hessians.py FOLDER, with FOLDER/problem.npz; needs torch of the extra `bench`, never jax.
 A way goes from params to counts of negative and positive eigenvalues: an init after another or 8 in one `vmap`, with
@@ -7,7 +7,6 @@ all cores; or an init after another in each of as many processes as there are co
 
 import contextlib
 import ctypes
-import json
 import os
 import sys
 import time
@@ -17,7 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from answers import cores, opened, serve
 from torch.func import hessian, vmap
+
+COUNTS = ("negative", "positive")
 
 
 def mean_loss(x, y, flat):
@@ -38,14 +40,14 @@ def one_by_one(problem, params):
     """Counts of each init, as lists."""
     matrix = hessian(partial(mean_loss, problem["x"], problem["y"]))
     found = [counts(problem["tol"], matrix(p)) for p in params]
-    return [[int(one[k]) for one in found] for k in (0, 1)]
+    return {name: [int(one[k]) for one in found] for k, name in enumerate(COUNTS)}
 
 
 def together(problem, params):
     """The same, 8 inits in a `vmap`."""
     matrix = vmap(hessian(partial(mean_loss, problem["x"], problem["y"])))
     found = [counts(problem["tol"], matrix(some)) for some in params.split(8)]
-    return [torch.cat([one[k] for one in found]).tolist() for k in (0, 1)]
+    return {name: torch.cat([one[k] for one in found]).tolist() for k, name in enumerate(COUNTS)}
 
 
 def alone(problem, params):
@@ -68,21 +70,16 @@ def start_alone():
 
 def main(folder):
     keep_memory()
-    answers = os.fdopen(os.dup(1), "w")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    answers, busy = opened(), {}
     problem = {name: torch.tensor(x) for name, x in np.load(folder / "problem.npz").items()}
-    params, busy = problem.pop("params"), {}
+    params = problem.pop("params")
 
-    def answer(**found):
-        json.dump({**found, "busy_s": time.process_time() + sum(busy.values())}, answers)
-        print(file=answers, flush=True)
-
-    with ProcessPoolExecutor(cores, initializer=start_alone) as pool:
+    with ProcessPoolExecutor(cores(), initializer=start_alone) as pool:
 
         def spread():
-            parts = list(pool.map(partial(alone, problem), params.tensor_split(cores)))
+            parts = list(pool.map(partial(alone, problem), params.tensor_split(cores())))
             busy.update(part[1] for part in parts)
-            return [[count for part in parts for count in part[0][k]] for k in (0, 1)]
+            return {name: [count for part in parts for count in part[0][name]] for name in COUNTS}
 
         ways = {
             "one by one": partial(one_by_one, problem, params),
@@ -90,11 +87,9 @@ def main(folder):
             "a process a core": spread,
         }
         spread()  # its processes start here, before threads do
-        torch.set_num_threads(cores)
-        answer(loss=float(mean_loss(problem["x"], problem["y"], params[0])), torch=torch.__version__)
-        for line in sys.stdin:
-            negative, positive = ways[line.strip()]()
-            answer(negative=negative, positive=positive)
+        torch.set_num_threads(cores())
+        facts = {"loss": float(mean_loss(problem["x"], problem["y"], params[0])), "torch": torch.__version__}
+        serve(answers, facts, ways, lambda: time.process_time() + sum(busy.values()))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ __all__ = ["Tridiagonals", "bisected", "count_below"]
 
 TOGETHER = 4096  # shifts of all matrices that are passed over at once: they and their pivots stay in the first cache
 FEWEST = 64  # shifts of one pass: fewer would take as long, so brackets of few eigenvalues are cut into more pieces
-UNROLL = 4  # rows of a pass between two looks at its counter
+UNROLL = 4  # rows of a pass between two looks at its counter, at most
 
 
 class Tridiagonals(NamedTuple):
@@ -45,19 +45,24 @@ def count_below(t: Tridiagonals, shifts: Float[Array, "*batch k"]) -> Int[Array,
       >>> count_below(t, jnp.array([0.5, 2.0, 4.0])).tolist()
       [0, 1, 2]
     """
-    # A pivot of exactly zero is followed by -inf, which counts for both; beside an off-diagonal of zero, by NaN.
-    squares = jnp.maximum(t.beside**2, jnp.finfo(t.diagonal.dtype).tiny)
-    first = jnp.zeros((*squares.shape[:-1], 1), squares.dtype)
-    rows = jnp.moveaxis(t.diagonal, -1, 0), jnp.moveaxis(jnp.concatenate([first, squares], axis=-1), -1, 0)
+    n, tiny = t.diagonal.shape[-1], jnp.finfo(t.diagonal.dtype).tiny
+    unroll = min(UNROLL, max(1, n // 2))
+    # Two turns of the loop or more: shifts and squares stay outside of it, and within is nothing that a compiler may
+    # round in two ways. A pivot counted by one rounding and followed by another would be counted twice, or never.
+    more = max(-n % unroll, 2 - n)
+    squares = jnp.pad(t.beside**2, [(0, 0)] * (t.beside.ndim - 1) + [(1, more)])
+    diagonal = jnp.pad(t.diagonal, [(0, 0)] * (t.diagonal.ndim - 1) + [(0, more)], constant_values=jnp.inf)
+    rows = jnp.moveaxis(diagonal, -1, 0), jnp.moveaxis(squares, -1, 0)
 
     def row(carry, entries):
         pivot, count = carry
         pivot = (entries[0][..., None] - shifts) - entries[1][..., None] / pivot
+        pivot = jnp.where(pivot == 0, tiny, pivot)  # zero has a sign, that the next would be counted by
         return (pivot, count + (pivot < 0)), None
 
     one, none = jnp.ones_like(shifts), jnp.zeros(shifts.shape, jnp.int32)
     start = trees.vary_with((one, none), (shifts, t))
-    return jax.lax.scan(row, start, rows, unroll=UNROLL)[0][1]
+    return jax.lax.scan(row, start, rows, unroll=unroll)[0][1]
 
 
 def bisected(t: Tridiagonals, which: Int[Array, " k"] | None = None) -> Float[Array, "*batch k"]:
@@ -86,7 +91,7 @@ def bisected(t: Tridiagonals, which: Int[Array, " k"] | None = None) -> Float[Ar
 def _bisected(t: Tridiagonals, which: Int[Array, " k"]) -> Float[Array, " k"]:
     low, high = t.bounds()
     parts, dtype = which.size, t.diagonal.dtype
-    at = lambda part: low + (high - low) * (part / parts).astype(dtype)
+    at = lambda part: low + (high - low) * (part.astype(dtype) / parts)  # cast first: int32 / int would be float32
     below = count_below(t, at(jnp.arange(parts + 1)))
     part = jnp.sum(below[None, :] <= which[:, None], axis=1, dtype=jnp.int32)  # of equal ones, where each lies
     brackets = at(jnp.maximum(part - 1, 0)), at(jnp.minimum(part, parts))
@@ -95,7 +100,7 @@ def _bisected(t: Tridiagonals, which: Int[Array, " k"]) -> Float[Array, " k"]:
 
     def narrow(_, brackets):
         a, b = brackets
-        inside = a[:, None] + (b - a)[:, None] * (jnp.arange(1, pieces) / pieces).astype(dtype)
+        inside = a[:, None] + (b - a)[:, None] * (jnp.arange(1, pieces, dtype=dtype) / pieces)
         above = count_below(t, inside.ravel()).reshape(inside.shape) > which[:, None]
         ends = jnp.concatenate([a[:, None], inside, b[:, None]], axis=1)
         first = pieces - 1 - jnp.sum(above, axis=1, dtype=jnp.int32)  # counts ascend

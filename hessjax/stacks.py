@@ -1,14 +1,15 @@
 """Eigenvalues of stacks of symmetric matrices, by whatever is right and fastest where they are.
 
-On a CPU all eigenvalues are counted out of a tridiagonal matrix (`tridiagonals`), which LAPACK reduces to; elsewhere
-they are the backend's. On one CPU device a stack is one LAPACK call that spreads over the cores. With several CPU
-devices in one process that call can wait for a thread of the very pool it runs on, and never return (seen in jaxlib
-0.10.2: a sharded loop over batched `syevd`), so there the matrices of a stack go one after another; the cores are busy
-with other devices anyway.
+On a CPU all eigenvalues are counted out of a tridiagonal matrix (`tridiagonals`); elsewhere they are the backend's.
+Small matrices of a stack are reduced to that form side by side (`householder`), others by LAPACK. On one CPU device
+a stack is one LAPACK call that spreads over the cores. With several CPU devices in one process that call can wait for
+a thread of the very pool it runs on, and never return (seen in jaxlib 0.10.2: a sharded loop over batched `syevd`), so
+there the matrices of a stack go one after another; the cores are busy with other devices anyway.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,12 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hessjax import householder
 from hessjax.tridiagonals import Tridiagonals, bisected
 
 __all__ = ["Reduced", "eigh", "eigvalsh", "is_counted", "mirrored", "reduced", "row_sum_norm", "svd"]
 
 
 TOGETHER = 2**26  # bytes of a stack that one device reduces at once: enough for its cores, little beside the stack
+# Side by side: matrices with rows of so many bytes at most, if there are so many of them, in groups of so many bytes of
+# an entry. Of LAPACK's time on a CPU, in float32 n = 4 takes .18, 8 .3, 16 .33, 32 .55, 48 1; in float64 16 .55, 32 1.1.
+SMALL, FEWEST, LANES = 128, 16, 256
 
 
 class Reduced(NamedTuple):
@@ -89,21 +94,78 @@ def reduced(a: Float[Array, "*batch n n"]) -> Reduced:
       >>> t.diagonal.tolist(), t.beside.tolist(), float(scale), float(norm)
       ([2.0, 2.0], [0.0], 2.0, 4.0)
     """
-    if _many_cpu_devices():
-        return _mapped(_reduced_alone, a)
-    return _mapped(_reduced, a, max(1, TOGETHER // (a.shape[-1] ** 2 * a.dtype.itemsize)))
+    return _reduced_stack(a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:]), a.shape[:-2])
+
+
+def _reduced_stack(a: Float[Array, "batch n n"], shape: tuple[int, ...]) -> Reduced:
+    """`reduced`, side by side where that is quicker; also if a `vmap` is what makes it a stack."""
+
+    @jax.custom_batching.custom_vmap
+    def solve(a):
+        n, one = a.shape[-1], a.dtype.itemsize
+        if n * one <= SMALL and len(a) >= FEWEST:
+            return _in_groups(a, LANES // one)
+        if _many_cpu_devices():
+            return _mapped(_reduced_alone, a)
+        return _mapped(_reduced, a, max(1, TOGETHER // (n**2 * one)))
+
+    @solve.def_vmap
+    def _(size, _, a):
+        found = _reduced_stack(a.reshape(size * a.shape[1], *a.shape[2:]), a.shape[:2])
+        return found, jax.tree.map(lambda _: True, found)
+
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), solve(a))
+
+
+def _in_groups(a: Float[Array, "batch n n"], lanes: int) -> Reduced:
+    """So many at a time, side by side, in groups as equal as multiples of 16 are."""
+    groups = -(-len(a) // lanes)
+    each = -(-len(a) // (groups * FEWEST)) * FEWEST
+    padded = jnp.pad(a, [(0, groups * each - len(a)), (0, 0), (0, 0)])
+    found = jax.lax.map(_side_by_side, padded.reshape(groups, each, *a.shape[1:]))
+    return jax.tree.map(lambda x: x.reshape(groups * each, *x.shape[2:])[: len(a)], found)
+
+
+def _side_by_side(a: Float[Array, "lanes n n"]) -> Reduced:
+    number = jnp.arange(a.shape[-1])[:, None]
+    a = jnp.moveaxis(a, 0, -1)
+    scale, ok = _scale(_largest(a.reshape(-1, a.shape[-1])))
+    a = jnp.where(ok, a / scale, 0)
+    a = jnp.where((number >= number.T)[..., None], a, jnp.swapaxes(a, 0, 1))
+    scale = jnp.where(ok, scale, jnp.nan)
+    norm = jnp.max(jnp.sum(jnp.abs(a), axis=0), axis=0) * scale
+    diagonal, beside = householder.tridiagonal(a)
+    return Reduced(Tridiagonals(diagonal.T, beside.T), scale, norm)
+
+
+def _largest(a: Float[Array, "m n"]) -> Float[Array, " n"]:
+    """The largest |entry| of every column; NaN if there is one.
+
+    As integers, whose order is the same with NaN at its end: the maximum of floats loses NaN where XLA takes a CPU's
+    vectors for it (from 4096 numbers on, in jaxlib 0.10.2 and 0.12.0).
+    """
+    integer = jnp.int64 if a.dtype == jnp.float64 else jnp.int32
+    return jax.lax.bitcast_convert_type(
+        jnp.max(jax.lax.bitcast_convert_type(jnp.abs(a), integer), axis=0), a.dtype
+    )
+
+
+def _scale(largest: Float[Array, "*batch"]) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
+    """A power of two of about the largest |entry| of a matrix, and whether all of it is finite.
+
+    It rounds nothing, and lets squares be taken. It and its reciprocal, as a compiler may multiply, are in the range of
+    normal numbers; others are zero on many machines.
+    """
+    ok = jnp.isfinite(largest)
+    end = -int(jnp.finfo(largest.dtype).minexp)
+    power = jnp.clip(jnp.floor(jnp.log2(jnp.where(ok & (largest > 0), largest, 1))) - 1, -end, end)
+    return jnp.ldexp(jnp.ones_like(largest), power.astype(jnp.int32)), ok
 
 
 def _reduced(a: Float[Array, "n n"]) -> Reduced:
     # Not a maximum of maxima: XLA makes one of two, which on a CPU goes through the entries one at a time.
-    columns = jnp.max(jnp.abs(a), axis=0)
-    largest = columns[jnp.argmax(columns)]
-    ok = jnp.isfinite(largest)  # both keep NaN, and LAPACK may not return on it
-    # A power of two rounds nothing, and of about the largest entry lets squares be taken. It and its reciprocal,
-    # as a compiler may multiply, are in the range of normal numbers; others are zero on many machines.
-    end = -int(jnp.finfo(a.dtype).minexp)
-    power = jnp.clip(jnp.floor(jnp.log2(jnp.where(ok & (largest > 0), largest, 1))) - 1, -end, end)
-    scale = jnp.ldexp(jnp.ones_like(largest), power.astype(jnp.int32))
+    columns = _largest(a)
+    scale, ok = _scale(columns[jnp.argmax(columns)])
     a, scale = jnp.where(ok, a / scale, 0), jnp.where(ok, scale, jnp.nan)
     norm = row_sum_norm(a) * scale
     if len(a) == 1:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hessjax import stacks
+from hessjax.signature import error_bound, inertia
 
 A = (lambda a: (a + np.swapaxes(a, -1, -2)) / 2)(np.random.default_rng(0).standard_normal((2, 3, 5, 5)))
 
@@ -85,3 +86,66 @@ def test_sharded_batches_of_spectra_return():
     # With jnp.linalg.eigvalsh in place of hj.eigvalsh this waits for ever on jaxlib 0.10.2 with two cores.
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "done", done.stderr
+
+
+def _small(kind, n, count, rng):
+    a = rng.standard_normal((count, n, n))
+    if kind == "integers":
+        return np.round(2 * a)
+    if kind == "diagonal":
+        return a * np.eye(n)
+    if kind == "graded":
+        return a * np.outer(*[10.0 ** -np.linspace(0, 12, n)] * 2)
+    if kind == "low rank":
+        return a[:, :, :1] * np.swapaxes(a[:, :, :1], 1, 2)
+    return a
+
+
+@pytest.mark.parametrize("kind", ["random", "integers", "diagonal", "graded", "low rank"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 2, 3, 9, 10, 11, 16])
+def test_small_matrices_side_by_side_have_numpys_eigenvalues(n, dtype, kind, float64):
+    # 1990 of them: many groups, the last with room to spare; lower triangles of very different sizes, one of zeros.
+    rng = np.random.default_rng(n)
+    a = np.tril(_small(kind, n, 1990, rng) * 10.0 ** rng.integers(-20, 20, (1990, 1, 1))).astype(dtype)
+    a[7] = 0
+    wide = a.astype("float64")
+    want = np.linalg.eigvalsh(wide + np.swapaxes(np.tril(wide, -1), 1, 2))
+    got = np.asarray(stacks.eigvalsh(jnp.asarray(a)), "float64")
+    size = np.abs(want).max(1, keepdims=True)
+    assert (np.abs(got - want) <= error_bound(n, dtype) * size).all()
+
+
+def test_small_matrices_of_a_vmap_are_side_by_side_too():
+    # Seen in the program: no call of LAPACK for the reduction, however the stack came about.
+    a = jnp.ones((4, 8, 5, 5))
+    for f in (stacks.reduced, jax.vmap(stacks.reduced), jax.vmap(jax.vmap(stacks.reduced))):
+        found = jax.jit(f).lower(a)
+        assert "sytrd" not in found.as_text()
+        np.testing.assert_allclose(f(a).norm, np.full((4, 8), 5.0))
+    assert "sytrd" in jax.jit(stacks.reduced).lower(a[0, :3]).as_text()
+
+
+def test_small_matrices_that_are_not_finite_leave_those_beside_them(float64):
+    a = np.tile(A[0, 0], (40, 1, 1))
+    a[3, 1, 0], a[4, 2, 2] = np.nan, np.inf
+    got = np.asarray(stacks.eigvalsh(jnp.asarray(a)))
+    assert np.isnan(got[3:5]).all()
+    np.testing.assert_allclose(np.delete(got, [3, 4], 0), np.tile(np.linalg.eigvalsh(A[0, 0]), (38, 1)), atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [3, 16, 32, 64, 130])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_what_is_not_finite_is_found_wherever_it_is(n, value, dtype):
+    # XLA's own maximum loses NaN among 4096 numbers or more.
+    rng, count = np.random.default_rng(n), 40
+    a = rng.standard_normal((count, n, n)).astype(dtype)
+    a += np.swapaxes(a, 1, 2)
+    bad = np.arange(count) % 2 == 1
+    a[bad, rng.integers(0, n, count)[bad], rng.integers(0, n, count)[bad]] = value
+    for found in (stacks.reduced(jnp.asarray(a)), jax.lax.map(stacks.reduced, jnp.asarray(a))):
+        np.testing.assert_array_equal(np.isnan(found.scale), bad)
+        assert np.isfinite(found.t.diagonal).all()
+    np.testing.assert_array_equal(np.isnan(stacks.eigvalsh(jnp.asarray(a))).all(-1), bad)
+    counts = inertia(jnp.asarray(a), 1e-5)
+    assert not counts.certified[bad].any() and (counts.negative[bad] == 0).all() and counts.certified[~bad].any()

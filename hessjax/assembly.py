@@ -81,17 +81,19 @@ def _assembled(op: Operator, columns: int, memory: int | None) -> Float[Array, "
 _mirrored = jax.jit(mirrored)  # a program of its own, so that counts and eigenvalues share the other with `dense`
 
 
-def explain(op: Operator) -> Plan:
+def explain(op: Operator, *, memory: str | int | None = None) -> Plan:
     """How `dense` puts an operator together: leaf by leaf, with what it is expected to take; nothing is computed.
 
     Args:
       op: any operator.
+      memory: as of `dense`.
 
     Returns:
-      A `Plan`, which prints as a table.
+      A `Plan`, which prints as a table; below it, whether the matrix fits in memory.
 
     Raises:
       TypeError: `op` is no operator.
+      ValueError: memory that is no size.
 
     Example:
       >>> import hessjax as hj
@@ -101,7 +103,9 @@ def explain(op: Operator) -> Plan:
       [('w', 'pieces', 'dense', 4)]
     """
     check_operand(op)
-    return plan(op)
+    found = plan(op, memory=None if memory is None else parse_bytes(memory))
+    itself = op.size**2 * jnp.dtype(op.dtype).itemsize / 2**20
+    return found._replace(matrix=_too_large(op.size, op.dtype) or f"the matrix itself takes {itself:.3g} MiB")
 
 
 def _streamed_columns(op: Operator, columns: int) -> Float[Array, "n n"]:
@@ -116,13 +120,20 @@ def check_fits(n: int, dtype: Any) -> None:
     Raises:
       ValueError: it and its workspace need more than is available.
     """
+    why = _too_large(n, dtype)
+    if why:
+        raise ValueError(why)
+
+
+def _too_large(n: int, dtype: Any) -> str:
     need, have = 3 * n * n * jnp.dtype(dtype).itemsize, memory_available()
-    if need > have:
-        raise ValueError(
-            f"a dense {n} x {n} {dtype} matrix and its workspace need {need / 2**30:.1f} GiB of the {have / 2**30:.1f} "
-            "GiB available; restrict the operator to fewer parameters or use its products (op.mv, "
-            "hj.spectrum; on the command line --method slq)."
-        )
+    if need <= have:
+        return ""
+    return (
+        f"a dense {n} x {n} {dtype} matrix and its workspace need {need / 2**30:.1f} GiB of the {have / 2**30:.1f} "
+        "GiB available; restrict the operator to fewer parameters or use its products (op.mv, "
+        "hj.spectrum; on the command line --method slq)."
+    )
 
 
 def _matrix(x: Any, copies: int = 1) -> Float[Array, "*batch n n"]:
@@ -213,7 +224,7 @@ def inertia(x: Operator | Float[Any, "*batch n n"], *, tol: float | Sequence[flo
 
     Example:
       >>> import hessjax as hj
-      >>> counts = hj.inertia(jnp.diag(jnp.array([-2.0, 0.0, 1e-9, 5.0])), tol=1e-6)
+      >>> counts = hj.inertia(jnp.diag(jnp.array([-2.0, 0.0, 1e-9, 5.0])), tol=1e-5)
       >>> int(counts.negative), int(counts.zero), int(counts.positive), bool(counts.certified)
       (1, 2, 1, True)
     """

@@ -339,7 +339,9 @@ def _plan() -> dict[str, str]:
         "inits": f"sharded over {count} {backend} device{'s' * (count > 1)}, without communication",
         "memory": f"{memory / 2**30:.1f} GiB for measuring, half of what is available",
         "batches": f"as many inits at a time on a device as take {batch_bytes(memory, count) / 2**20:.3g} MiB{when}",
-        "spectra": "tridiagonal forms, small ones side by side and others by LAPACK, counted" if is_counted() else "the backend's eigenvalues",
+        "spectra": "tridiagonal forms, small ones side by side and others by LAPACK, counted"
+        if is_counted()
+        else "the backend's eigenvalues",
     }
 
 

@@ -127,9 +127,10 @@ class LeafPlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a matrix is put together; all of it, and leaf by leaf."""
+    """How a matrix is put together; all of it, and leaf by leaf. `matrix`: what it takes itself, and if it fits."""
 
     leaves: tuple[LeafPlan, ...]
+    matrix: str = ""
 
     @property
     def flops(self) -> float:
@@ -148,25 +149,27 @@ class Plan(NamedTuple):
         lines = [head, *((x.path or "(array)", str(x.size), x.way, *numbers(x), x.why) for x in self.leaves)]
         width = [max(len(line[k]) for line in lines) for k in range(len(head))]
         padded = (zip(line, width, strict=True) for line in lines)
-        return "\n".join("  ".join(x.ljust(w) for x, w in line).rstrip() for line in padded)
+        table = ["  ".join(x.ljust(w) for x, w in line).rstrip() for line in padded]
+        return "\n".join([*table, self.matrix] if self.matrix else table)
 
 
-def plan(op: Operator, keep: Keep = None) -> Plan:
+def plan(op: Operator, keep: Keep = None, *, memory: int | None = None) -> Plan:
     """What `lower` does with an operator.
 
     Example:
       >>> plan(Matrix(jnp.eye(2))).leaves[0].why
       'the matrix is given'
     """
+    within = lambda other, keep=keep: plan(other, keep, memory=memory)
     match op:
         case Sum():
-            return Plan((*plan(op.a, keep).leaves, *plan(op.b, keep).leaves))
+            return Plan((*within(op.a).leaves, *within(op.b).leaves))
         case Scaled() | Shifted() | Deflated():
-            return plan(op.a, keep)
+            return within(op.a)
         case Restricted():
-            return plan(op.a, _composed(op.keep, keep))
+            return within(op.a, _composed(op.keep, keep))
         case Curvature() if _is_read(op):
-            return _plan_of(op, keep)
+            return _plan_of(op, keep, memory)
     every = [(trees.path_str(path), leaf) for path, leaf in jax.tree.leaves_with_path(op.like)]
     paths = [leaf for k, leaf in enumerate(every) if keep is None or keep[k]]
     given = isinstance(op, Matrix)
@@ -175,10 +178,10 @@ def plan(op: Operator, keep: Keep = None) -> Plan:
     return Plan(tuple(LeafPlan(p, x.size, "columns", why, count(x), 0.0, 0.0) for p, x in paths))
 
 
-def _plan_of(op: Curvature, keep: Keep) -> Plan:
+def _plan_of(op: Curvature, keep: Keep, memory: int | None) -> Plan:
     part: Any = op if op.chunk is None else _with_rows(op, rows.take(op._data(), 0, min(op.chunk, op._num_rows())))
     times = 1 if op.chunk is None else op._num_rows() / min(op.chunk, op._num_rows())
-    choice = choose(part, keep)
+    choice = choose(part, keep, memory=memory)
     found = []
     for k, (path, leaf) in enumerate(jax.tree.leaves_with_path(op.like)):
         if keep is None or keep[k]:

@@ -25,7 +25,7 @@ __all__ = ["Reduced", "eigh", "eigvalsh", "is_counted", "mirrored", "reduced", "
 
 TOGETHER = 2**26  # bytes of a stack that one device reduces at once: enough for its cores, little beside the stack
 # Side by side: matrices with rows of so many bytes at most, if there are so many of them, in groups of so many bytes of
-# an entry. Of LAPACK's time on a CPU, in float32 n = 4 takes .18, 8 .3, 16 .33, 32 .55, 48 1; in float64 16 .55, 32 1.1.
+# an entry. Of LAPACK's time on a CPU n = 4 takes .18, 8 .3, 16 .33, 32 .55, 48 1 in float32; 16 .55, 32 1.1 in float64.
 SMALL, FEWEST, LANES = 128, 16, 256
 
 
@@ -145,9 +145,7 @@ def _largest(a: Float[Array, "m n"]) -> Float[Array, " n"]:
     vectors for it (from 4096 numbers on, in jaxlib 0.10.2 and 0.12.0).
     """
     integer = jnp.int64 if a.dtype == jnp.float64 else jnp.int32
-    return jax.lax.bitcast_convert_type(
-        jnp.max(jax.lax.bitcast_convert_type(jnp.abs(a), integer), axis=0), a.dtype
-    )
+    return jax.lax.bitcast_convert_type(jnp.max(jax.lax.bitcast_convert_type(jnp.abs(a), integer), axis=0), a.dtype)
 
 
 def _scale(largest: Float[Array, "*batch"]) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:

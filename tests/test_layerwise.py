@@ -212,10 +212,22 @@ def test_a_plan_prints_a_line_a_leaf_and_counts_what_it_takes():
     assert plan.leaves[0].why == "it meets no rows of the data"
     table = str(plan).splitlines()
     assert table[0].split() == ["leaf", "size", "way", "tangents", "Mflop", "MiB", "why"]
-    assert len(table) == 3
+    assert len(table) == 4
+    assert table[3] == "the matrix itself takes 0.0577 MiB"  # 123^2 float32
     # One product sums pairs of 30 features with pairs of 4 units over 50 rows: 2 x 50 x 900 x 16 operations at least.
     assert 1.44e6 <= plan.leaves[1].flops <= 1.6e6
     assert plan.flops >= plan.leaves[1].flops
+
+
+def test_a_plan_says_when_the_matrix_will_not_fit_and_what_less_memory_makes_columns():
+    loss = lambda p, x: jnp.sum(jnp.tanh(x @ p) ** 2, -1)
+    large = hj.Hessian(loss, jax.ShapeDtypeStruct((3000, 400), "float32"), jnp.zeros((50, 3000)))
+    assert "need 16093.3 GiB" in str(hj.explain(large))  # three of 1.2e6^2 float32
+    small = hj.Hessian(loss, jnp.zeros((30, 4)), jnp.zeros((50, 30)))
+    ways = [hj.explain(small, memory=size).leaves[0].way for size in (None, "1KiB")]
+    assert ways == ["pieces", "columns"]
+    with pytest.raises(ValueError, match="memory must be a positive size"):
+        hj.explain(small, memory="much")
 
 
 def test_the_plan_of_a_matrix_and_of_parts_of_operators(untyped):

@@ -20,7 +20,9 @@ def _all(n, entries):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("n", "entries"), [(1, (-1, -0.0, 0, 2)), (2, (-2, -1, -0.0, 0, 1)), (3, (-1, -0.0, 0, 2)), (4, (-1, 0, 2))])
+@pytest.mark.parametrize(
+    ("n", "entries"), [(1, (-1, -0.0, 0, 2)), (2, (-2, -1, -0.0, 0, 1)), (3, (-1, -0.0, 0, 2)), (4, (-1, 0, 2))]
+)
 def test_every_small_matrix_of_integers_has_its_eigenvalues(n, entries, dtype, float64):
     # Such matrices have eigenvalues at the very ends and middles of what is halved, and pivots of zero.
     diagonal, beside, want = _all(n, entries)

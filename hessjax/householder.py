@@ -21,7 +21,7 @@ def tridiagonal(a: Float[Array, "n n lanes"]) -> tuple[Float[Array, "n lanes"], 
     """Diagonals and off-diagonals (m = n - 1) with the eigenvalues of symmetric matrices, to a few eps of their norms.
 
     Args:
-      a: both triangles; entries of at most about one, as squares must not overflow, and one of them not much less.
+      a: both triangles; the largest |entry| of about one, as squares must not overflow, nor all vanish.
 
     Example:
       >>> a = jnp.array([[1.0, 3.0, 4.0], [3.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
@@ -43,8 +43,8 @@ def tridiagonal(a: Float[Array, "n n lanes"]) -> tuple[Float[Array, "n lanes"], 
 def _reflect(a: Float[Array, "n n lanes"], k: Array) -> tuple[Array, tuple[Array, Array]]:
     """Column k to its diagonal entry and one beside it; rows and columns up to k are left as they fall.
 
-    Each of `v`, `p` and `w` is an array of its own: fused into what reads it, XLA would compute it again for every
-    entry of the matrix (thirty times slower), and where it is rounded otherwise the reflection is not one.
+    Each of `v`, `p` and `w` is an array of its own: fused into what reads it, XLA would compute it again, and round it
+    otherwise, for every entry of the matrix: thirty times slower, and a digit less.
     """
     n = a.shape[0]
     number = jnp.arange(n)[:, None]
@@ -64,7 +64,7 @@ def _reflect(a: Float[Array, "n n lanes"], k: Array) -> tuple[Array, tuple[Array
 
 
 def _alone(some: Bool[Array, " lanes"], f: Callable, x: Array, t: Array) -> Array:
-    """`f(x, t)`, fused with nothing outside; where no lane has anything to reflect, x t, as it is zero times t."""
+    """`f(x, t)`, fused with nothing outside; x t where no lane has anything to reflect: tau is zero then, so w is."""
     return jax.lax.cond(jnp.any(some), f, jnp.multiply, x, t)
 
 

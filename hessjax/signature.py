@@ -76,7 +76,8 @@ def error_bound(n: int, dtype: Any) -> float:
 
     (8 + 2 sqrt(n)) eps: the backward error of reflections and of a tridiagonal method is a modest multiple of eps
     (Golub & Van Loan, 4th ed., sections 8.3 and 8.4); a model, to which the tests hold the methods where they run. The
-    worst of 120,000 matrices each (of low rank, mostly): 7.3 eps for n = 3, 7.6 for 5, 7.9 for 16, 8.4 for 24.
+    worst of 120,000 matrices each (of low rank, mostly): 7.3 eps for n = 3, 7.6 for 5, 7.9 for 16, 8.4 for 24. So
+    a threshold below some 1e-6 in float32 certifies no zero.
     """
     return (8 + 2 * n**0.5) * float(jnp.finfo(dtype).eps)
 

@@ -27,6 +27,7 @@ TOGETHER = 2**26  # bytes of a stack that one device reduces at once: enough for
 # Side by side: matrices with rows of so many bytes at most, if there are so many of them, in groups of so many bytes of
 # an entry. Of LAPACK's time on a CPU n = 4 takes .18, 8 .3, 16 .33, 32 .55, 48 1 in float32; 16 .55, 32 1.1 in float64.
 SMALL, FEWEST, LANES = 128, 16, 256
+VECTOR = 16  # numbers: the longest vectors of a CPU, in float32
 
 
 class Reduced(NamedTuple):
@@ -118,9 +119,9 @@ def _reduced_stack(a: Float[Array, "batch n n"], shape: tuple[int, ...]) -> Redu
 
 
 def _in_groups(a: Float[Array, "batch n n"], lanes: int) -> Reduced:
-    """So many at a time, side by side, in groups as equal as multiples of 16 are."""
+    """So many at a time, side by side, in groups as equal as whole vectors are."""
     groups = -(-len(a) // lanes)
-    each = -(-len(a) // (groups * FEWEST)) * FEWEST
+    each = -(-len(a) // (groups * VECTOR)) * VECTOR
     padded = jnp.pad(a, [(0, groups * each - len(a)), (0, 0), (0, 0)])
     found = jax.lax.map(_side_by_side, padded.reshape(groups, each, *a.shape[1:]))
     return jax.tree.map(lambda x: x.reshape(groups * each, *x.shape[2:])[: len(a)], found)

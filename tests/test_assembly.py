@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spectra import exact_eigenvalues
 
 import hessjax as hj
 from hessjax import assembly, stacks
@@ -105,7 +106,7 @@ def test_zero_and_identity_and_one_by_one_matrices():
 
 @pytest.mark.parametrize("n", [2, 10, 64, 226])
 def test_the_solver_errs_by_less_than_its_model(n, dtype):
-    # `certified` rests on this: |computed - exact| <= 2 sqrt(n) eps max|lambda|, for random and clustered spectra.
+    # |computed - exact| <= 2 sqrt(n) eps max|lambda|, for random and clustered spectra: `certified` rests on less.
     eps = float(jnp.finfo(dtype).eps)
     clustered = np.concatenate([np.zeros(n // 2), 10.0 ** np.linspace(-8, 0, n - n // 2)])
     for a in (goe(n, 1), with_spectrum(clustered, 2), with_spectrum(np.linspace(-1, 1e3, n), 3)):
@@ -114,17 +115,6 @@ def test_the_solver_errs_by_less_than_its_model(n, dtype):
         exact = exact_eigenvalues(given)
         worst = np.abs(np.asarray(hj.eigvalsh(given), "float64") - exact).max()
         assert worst <= 2 * n**0.5 * eps * np.abs(exact).max()
-
-
-def exact_eigenvalues(a):
-    """Of the matrix as given, in longer arithmetic than the one tested: float64 for float32; for float64 NumPy's own
-    solver corrected by one Rayleigh quotient in long double, whose error is second order in the vector's."""
-    values, vectors = np.linalg.eigh(a.astype("float64"))
-    if a.dtype == np.float32:
-        return values
-    wide = vectors.astype("longdouble")
-    quotient = np.sum(wide * (a.astype("longdouble") @ wide), axis=0) / np.sum(wide * wide, axis=0)
-    return np.sort(quotient.astype("float64"))
 
 
 def test_an_eigenvalue_within_rounding_of_the_threshold_is_not_certified():

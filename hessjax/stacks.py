@@ -25,7 +25,7 @@ __all__ = ["Reduced", "eigh", "eigvalsh", "is_counted", "mirrored", "reduced", "
 
 TOGETHER = 2**26  # bytes of a stack that one device reduces at once: enough for its cores, little beside the stack
 # Side by side: matrices with rows of so many bytes at most, if there are so many of them, in groups of so many bytes of
-# an entry. Of LAPACK's time on a CPU n = 4 takes .18, 8 .3, 16 .33, 32 .55, 48 1 in float32; 16 .55, 32 1.1 in float64.
+# an entry. Of LAPACK's time n = 4 takes .18, 8 .3, 16 .27, 32 .6, 48 1 in float32, one device a core; 16 .55, 32 1.1 in float64.
 SMALL, FEWEST, LANES = 128, 16, 256
 VECTOR = 16  # numbers: the longest vectors of a CPU, in float32
 

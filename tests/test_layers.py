@@ -15,7 +15,7 @@ ROOT = Path(hessjax.__file__).parent
 DATA = ["landscapes.base", "landscapes.data"]
 LAYERS = [
     ["arguments", "config", "devices", "programs", "progress", "store", "trees", *DATA],
-    ["jaxprs", "rows", "tridiagonals"],
+    ["householder", "jaxprs", "rows", "tridiagonals"],
     ["convolutions", "masks", "separation", "stacks", "transposes"],
     ["pushes", "rowsums", "signature"],
     ["columns", "contractions", "forms"],

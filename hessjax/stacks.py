@@ -25,7 +25,8 @@ __all__ = ["Reduced", "eigh", "eigvalsh", "is_counted", "mirrored", "reduced", "
 
 TOGETHER = 2**26  # bytes of a stack that one device reduces at once: enough for its cores, little beside the stack
 # Side by side: matrices with rows of so many bytes at most, if there are so many of them, in groups of so many bytes of
-# an entry. Of LAPACK's time n = 4 takes .18, 8 .3, 16 .27, 32 .6, 48 1 in float32, one device a core; 16 .55, 32 1.1 in float64.
+# an entry. Of LAPACK's time, one device a core, n = 4 takes .18, 8 .3, 16 .27, 32 .6 and 48 1 in float32; in float64 16
+# takes .55 and 32 1.1.
 SMALL, FEWEST, LANES = 128, 16, 256
 VECTOR = 16  # numbers: the longest vectors of a CPU, in float32
 

@@ -45,8 +45,8 @@ class Reduced(NamedTuple):
 def is_counted() -> bool:
     """Whether eigenvalues are counted here, rather than left to the backend.
 
-    Measured on a CPU in float32, one device a core: for n of 4, 16, 64 and 512 it takes 1.2, .62, .34 and .27 of the
-    time of `jnp.linalg.eigvalsh`, with .9, .6, .2 and .13 of its error (benchmarks/counts.py).
+    Measured on a CPU in float32, one device a core: for n of 4, 16, 64 and 512 it takes .71, .32, .33 and .30 of the
+    time of `jnp.linalg.eigvalsh`, with .9, .5, .2 and .13 of its error (benchmarks/counts.py).
 
     Example:
       >>> is_counted() == (jax.default_backend() == "cpu")

@@ -96,27 +96,25 @@ def reduced(a: Float[Array, "*batch n n"]) -> Reduced:
       >>> t.diagonal.tolist(), t.beside.tolist(), float(scale), float(norm)
       ([2.0, 2.0], [0.0], 2.0, 4.0)
     """
-    return _reduced_stack(a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:]), a.shape[:-2])
+    found = _reduced_stack(a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:]))
+    return jax.tree.map(lambda x: x.reshape(*a.shape[:-2], *x.shape[1:]), found)
 
 
-def _reduced_stack(a: Float[Array, "batch n n"], shape: tuple[int, ...]) -> Reduced:
-    """`reduced`, side by side where that is quicker; also if a `vmap` is what makes it a stack."""
+@jax.custom_batching.custom_vmap
+def _reduced_stack(a: Float[Array, "batch n n"]) -> Reduced:
+    n, one = a.shape[-1], a.dtype.itemsize
+    if n * one <= SMALL and len(a) >= FEWEST:
+        return _in_groups(a, LANES // one)
+    if _many_cpu_devices():
+        return _mapped(_reduced_alone, a)
+    return _mapped(_reduced, a, max(1, TOGETHER // (n**2 * one)))
 
-    @jax.custom_batching.custom_vmap
-    def solve(a):
-        n, one = a.shape[-1], a.dtype.itemsize
-        if n * one <= SMALL and len(a) >= FEWEST:
-            return _in_groups(a, LANES // one)
-        if _many_cpu_devices():
-            return _mapped(_reduced_alone, a)
-        return _mapped(_reduced, a, max(1, TOGETHER // (n**2 * one)))
 
-    @solve.def_vmap
-    def _(size, _, a):
-        found = _reduced_stack(a.reshape(size * a.shape[1], *a.shape[2:]), a.shape[:2])
-        return found, jax.tree.map(lambda _: True, found)
-
-    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), solve(a))
+@_reduced_stack.def_vmap
+def _reduced_stacks(_, __, a: Float[Array, "size batch n n"]) -> tuple[Reduced, Reduced]:
+    """A stack of them is one stack, so that matrices that a `vmap` makes a stack of are side by side too."""
+    found = reduced(a)
+    return found, jax.tree.map(lambda _: True, found)
 
 
 def _in_groups(a: Float[Array, "batch n n"], lanes: int) -> Reduced:
@@ -131,10 +129,9 @@ def _in_groups(a: Float[Array, "batch n n"], lanes: int) -> Reduced:
 def _side_by_side(a: Float[Array, "lanes n n"]) -> Reduced:
     number = jnp.arange(a.shape[-1])[:, None]
     a = jnp.moveaxis(a, 0, -1)
-    scale, ok = _scale(_largest(a.reshape(-1, a.shape[-1])))
-    a = jnp.where(ok, a / scale, 0)
+    scale = _scale(_largest(a.reshape(-1, a.shape[-1])))
+    a = jnp.where(jnp.isfinite(scale), a / scale, 0)
     a = jnp.where((number >= number.T)[..., None], a, jnp.swapaxes(a, 0, 1))
-    scale = jnp.where(ok, scale, jnp.nan)
     norm = jnp.max(jnp.sum(jnp.abs(a), axis=0), axis=0) * scale
     diagonal, beside = householder.tridiagonal(a)
     return Reduced(Tridiagonals(diagonal.T, beside.T), scale, norm)
@@ -150,8 +147,8 @@ def _largest(a: Float[Array, "m n"]) -> Float[Array, " n"]:
     return jax.lax.bitcast_convert_type(jnp.max(jax.lax.bitcast_convert_type(jnp.abs(a), integer), axis=0), a.dtype)
 
 
-def _scale(largest: Float[Array, "*batch"]) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
-    """A power of two of about the largest |entry| of a matrix, and whether all of it is finite.
+def _scale(largest: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """A power of two of about the largest |entry| of a matrix; NaN where that is not finite.
 
     It rounds nothing, and lets squares be taken. It and its reciprocal, as a compiler may multiply, are in the range of
     normal numbers; others are zero on many machines.
@@ -159,14 +156,14 @@ def _scale(largest: Float[Array, "*batch"]) -> tuple[Float[Array, "*batch"], Boo
     ok = jnp.isfinite(largest)
     end = -int(jnp.finfo(largest.dtype).minexp)
     power = jnp.clip(jnp.floor(jnp.log2(jnp.where(ok & (largest > 0), largest, 1))) - 1, -end, end)
-    return jnp.ldexp(jnp.ones_like(largest), power.astype(jnp.int32)), ok
+    return jnp.where(ok, jnp.ldexp(jnp.ones_like(largest), power.astype(jnp.int32)), jnp.nan)
 
 
 def _reduced(a: Float[Array, "n n"]) -> Reduced:
     # Not a maximum of maxima: XLA makes one of two, which on a CPU goes through the entries one at a time.
     columns = _largest(a)
-    scale, ok = _scale(columns[jnp.argmax(columns)])
-    a, scale = jnp.where(ok, a / scale, 0), jnp.where(ok, scale, jnp.nan)
+    scale = _scale(columns[jnp.argmax(columns)])
+    a = jnp.where(jnp.isfinite(scale), a / scale, 0)
     norm = row_sum_norm(a) * scale
     if len(a) == 1:
         return Reduced(Tridiagonals(a[0], a[0, :0]), scale, norm)

@@ -106,7 +106,7 @@ def test_zero_and_identity_and_one_by_one_matrices():
 
 @pytest.mark.parametrize("n", [2, 10, 64, 226])
 def test_the_solver_errs_by_less_than_its_model(n, dtype):
-    # |computed - exact| <= 2 sqrt(n) eps max|lambda|, for random and clustered spectra: `certified` rests on less.
+    # |computed - exact| <= 2 sqrt(n) eps max|lambda|, for random and clustered spectra: within what `certified` allows.
     eps = float(jnp.finfo(dtype).eps)
     clustered = np.concatenate([np.zeros(n // 2), 10.0 ** np.linspace(-8, 0, n - n // 2)])
     for a in (goe(n, 1), with_spectrum(clustered, 2), with_spectrum(np.linspace(-1, 1e3, n), 3)):

@@ -136,6 +136,12 @@ def one_line(box: str) -> str:
     text = " ".join(lines[first : next((i for i in rules if i > first), len(lines))]).rstrip(".") or box.strip()
     meant = [lines[i + 1].split()[0] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")]
     known = [line for line in lines if line.startswith("Available subcommands")]
+    applied = re.search(r"(--\S+) \(applied to hessjax ([\w-]+)\)", text)
+    if applied:  # tyro's own words speak of the order of options, which matters to no command here
+        text = f"{applied[2]} has no option {applied[1]}"
+        elsewhere = [found[1] for line in lines if (found := re.match(r"in hessjax ([\w-]+) --help", line))]
+        if meant[:1] == [applied[1]] and elsewhere:
+            return f"{text}; {elsewhere[0]} has."
     if known:
         return f"{text}. {known[0]}."
     return text + (f"; did you mean {meant[0]}?" if meant else ".")

@@ -59,6 +59,10 @@ BAD = {
     "bad float": (["sweep", "--learning-rate", "fast"], "fast"),
     "missing value": (["sweep", "--seed"], "--seed"),
     "bad choice": (["sweep", "--spacing", "even"], "even"),
+    "flag of another command": (
+        ["spectrum", "--memory", "1KiB"],
+        "spectrum has no option --memory; sweep has.",
+    ),
     "unknown landscape": (["sweep", "--landscape", "digit-mlp"], "did you mean 'digits-mlp'?"),
     "unknown landscape anywhere": (["sweep", "--landscape", "zebra"], "digits-mlp, "),
     "unknown option": (["sweep", "--options", "width=8"], "no option 'width'; did you mean 'widths'?"),

@@ -56,7 +56,7 @@ _EXPORTS = {
     "sweep": "ensemble",
     "trace": "traces",
 }
-_MODULES = ("adapters", "landscapes", "plot")
+_MODULES = ("adapters", "landscapes", "plot", "rmt")
 
 __all__ = [
     "Curve",
@@ -100,6 +100,7 @@ __all__ = [
     "plot",
     "report",
     "restrict",
+    "rmt",
     "shift",
     "slq",
     "spectral_function",
@@ -109,7 +110,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from hessjax import adapters, landscapes, plot
+    from hessjax import adapters, landscapes, plot, rmt
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.checks import OperatorError, check_operator
     from hessjax.config import Sweep

@@ -15,6 +15,7 @@ from hessjax import trees
 
 operators = pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 operators_and_streams = pytest.mark.parametrize("case", ALL + STREAMED, ids=lambda case: case.name)
+EPS = float(np.finfo(float).eps)
 C = 50  # rounding: a product sums n terms of up to a few hundred operations, each eps relative to ||A||
 
 
@@ -129,6 +130,14 @@ landscapes = pytest.mark.parametrize(
         ("memorization", {"widths": (3,), "inputs": 4, "outputs": 2, "rows": 10}),
         ("quadratic", {}),
         ("quadratic", {"eigenvalues": (3.0,)}),
+        *((name, {}) for name in ("bowl", "saddle", "quartic-valley", "quartic-saddle", "quartic-hill", "zero")),
+        *((name, {}) for name in ("monkey-saddle", "peano", "gradient-flat", "polynomial")),
+        ("saddle", {"across": 5.0, "along": -1.0}),
+        ("polynomial", {"terms": ((1.5, (3, 0, 1)), (-2.0, (0, 0, 0)), (0.5, (1, 1, 2)))}),
+        ("rosenbrock", {}),
+        ("rosenbrock", {"dimension": 5, "steepness": 10.0}),
+        *(("scalar-linear", {"depth": depth}) for depth in (1, 2, 3, 5)),
+        ("scalar-linear", {"depth": 4, "inputs": -0.5, "target": 2.0}),
     ],
     ids=str,
 )
@@ -163,17 +172,54 @@ def test_landscape_loss_is_vmappable_and_at_least_its_bound(name, options):
     together = jax.jit(jax.vmap(mean))(params)
     alone = [mean(jax.tree.map(lambda x, k=k: x[k], params)) for k in range(3)]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
-    assert (together >= land.facts["lower_bound"]).all()
+    assert (together >= land.facts.get("lower_bound", -np.inf)).all()
+
+
+def agrees(fact, size):
+    """Whether the kind is one that the counts allow."""
+    negative, positive, zero = fact["index"], size - fact["index"] - fact["nullity"], fact["nullity"]
+    return {
+        "minimum": not negative and not zero,
+        "maximum": not positive and not zero,
+        "strict saddle": negative > 0 < positive,
+        "degenerate minimum": not negative and zero > 0,
+        "degenerate maximum": not positive and zero > 0,
+        "degenerate saddle": zero > 0 and not (negative and positive),
+        "undecided": zero > 0 and not (negative and positive),
+    }[fact["kind"]]
 
 
 @landscapes
 def test_landscape_facts_hold(name, options, float64):
     land = hj.landscapes.get(name, dtype="float64", **options)
-    for fact in land.facts.get("critical_points", []):
-        point = jnp.asarray(fact["point"])
-        assert float(land.loss(point)) == pytest.approx(fact["loss"], abs=1e-12)
-        np.testing.assert_allclose(jax.grad(land.loss)(point), 0, atol=1e-12)
-        counts = hj.inertia(hj.Hessian(land.loss, point), tol=1e-12)
+    mean = lambda p: jnp.mean(land.loss(p) if land.batch is None else land.loss(p, land.batch))
+    gradient, facts = jax.jit(jax.grad(mean)), land.facts
+    for fact in facts.get("critical_points", []):
+        point = jax.tree.map(jnp.asarray, fact["point"])
+        exact = np.asarray(hj.dense(hj.Hessian(land.loss, point, land.batch)))
+        atol = C * EPS * len(exact) * max(1.0, np.abs(exact).max())
+        assert float(mean(point)) == pytest.approx(fact["loss"], abs=atol)
+        assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient(point))) <= atol
+        counts = hj.inertia(jnp.asarray(exact), tol=1e-10)
         assert (int(counts.negative), int(counts.zero)) == (fact["index"], fact["nullity"])
-        np.testing.assert_allclose(land.facts["hessian"](point), hj.dense(hj.Hessian(land.loss, point)), atol=1e-12)
-        np.testing.assert_allclose(land.facts["gradient"](point + 1), jax.grad(land.loss)(point + 1), atol=1e-12)
+        assert agrees(fact, len(exact))
+        if "eigenvalues" in fact:
+            np.testing.assert_allclose(np.linalg.eigvalsh(exact), fact["eigenvalues"], atol=atol)
+        assert fact["loss"] >= facts.get("lower_bound", -np.inf) - atol
+
+
+@landscapes
+def test_landscape_derivatives_in_closed_form_are_those_of_the_loss(name, options, float64):
+    land = hj.landscapes.get(name, dtype="float64", **options)
+    mean = lambda p: jnp.mean(land.loss(p) if land.batch is None else land.loss(p, land.batch))
+    for seed in range(3):
+        params = jax.jit(land.init)(jax.random.key(seed))
+        host = jax.tree.map(np.asarray, params)
+        if "gradient" in land.facts:
+            want = jax.jit(jax.grad(mean))(params)
+            chex.assert_trees_all_close(
+                land.facts["gradient"](host), jax.tree.map(np.asarray, want), rtol=1e-10, atol=1e-11
+            )
+        if "hessian" in land.facts:
+            want = np.asarray(hj.dense(hj.Hessian(land.loss, params, land.batch)))
+            np.testing.assert_allclose(land.facts["hessian"](host), want, atol=1e-11 * max(1.0, np.abs(want).max()))

@@ -13,15 +13,16 @@ import hessjax
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
 DATA = ["landscapes.base", "landscapes.data"]
+LANDSCAPES = [f"landscapes.{name}" for name in ("networks", "scalar", "surfaces")]
 LAYERS = [
-    ["arguments", "config", "devices", "programs", "progress", "store", "trees", *DATA],
-    ["householder", "jaxprs", "rows", "tridiagonals"],
+    ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "trees", *DATA],
+    ["householder", "jaxprs", "rmt", "rows", "tridiagonals"],
     ["convolutions", "masks", "separation", "stacks", "transposes"],
     ["pushes", "rowsums", "signature"],
     ["columns", "contractions", "forms"],
     ["operators", "readings"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],
-    ["curvature", "estimates", "krylov", "landscapes.networks", "landscapes.surfaces", "structured", "train"],
+    ["curvature", "estimates", "krylov", *LANDSCAPES, "structured", "train"],
     ["extremes", "gauss_newton", "negative", "quadrature", "sketches", "streamed"],
     ["fisher", "functionals", "layerwise", "traces"],
     ["composition", "spectra"],
@@ -155,7 +156,7 @@ def test_modules_say_what_they_are_and_what_is_public(module):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
-@pytest.mark.parametrize("name", [n for n in hessjax.__all__ if n not in ("landscapes", "plot")])
+@pytest.mark.parametrize("name", [n for n in hessjax.__all__ if n not in ("landscapes", "plot", "rmt")])
 def test_every_public_name_has_an_example_that_runs(name):
     doc = getattr(hessjax, name).__doc__ or ""
     if isinstance(getattr(hessjax, name), type) and issubclass(getattr(hessjax, name), Exception | tuple):

@@ -1,5 +1,5 @@
 """Loss surfaces by name: real tasks, exact models, and the user's own."""
 
-from hessjax.landscapes.base import Landscape, describe, get, names, options, register
+from hessjax.landscapes.base import Landscape, critical_point, describe, get, names, options, register
 
-__all__ = ["Landscape", "describe", "get", "names", "options", "register"]
+__all__ = ["Landscape", "critical_point", "describe", "get", "names", "options", "register"]

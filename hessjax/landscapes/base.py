@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Landscape", "describe", "get", "names", "options", "register"]
+__all__ = ["Landscape", "critical_point", "describe", "get", "names", "options", "register"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,9 @@ class Landscape:
       batch: any pytree with a common leading axis, or None.
       model: `model(params, inputs) -> outputs`, where there is one. With batch = (inputs, integer targets) the task
         classifies, and its error is the share of rows where argmax of the outputs is not the target.
-      facts: what is known in closed form; keys critical_points, gradient, hessian, lower_bound, ranks, notes.
+      facts: what is known in closed form, on the host in float64: critical_points (a list of what `critical_point`
+        makes), gradient (of params, in their structure) and hessian (of params, [n, n] in the order of `ravel_pytree`),
+        both of the mean loss; lower_bound, ranks, notes, and what else the landscape documents.
 
     Example:
       >>> import hessjax as hj, jax.numpy as jnp
@@ -53,10 +55,53 @@ class Landscape:
         return getattr(getattr(self.batch[1], "dtype", None), "kind", "") in ("i", "u")
 
 
+def critical_point(point: Any, loss: float, eigenvalues: Any, kind: str, **more: Any) -> dict[str, Any]:
+    """A critical point as `facts` has it: point, loss, index, nullity, kind, ascending eigenvalues, and what is given.
+
+    Args:
+      point: params as NumPy arrays.
+      loss: the mean loss there.
+      eigenvalues: all of the Hessian's, NumPy, zeros exactly 0.
+      kind: minimum, maximum, strict saddle, degenerate minimum, degenerate maximum, degenerate saddle or undecided.
+      **more: kept as given; name, above all.
+    """
+    index, nullity = int((eigenvalues < 0).sum()), int((eigenvalues == 0).sum())
+    found = {"point": point, "loss": float(loss), "index": index, "nullity": nullity, "kind": kind}
+    return found | {"eigenvalues": eigenvalues[eigenvalues.argsort()], **more}
+
+
 # name -> (module, function, one line); modules are imported when asked for, so listing needs no jax.
 BUILT_IN: dict[str, tuple[str, str, str]] = {
     "digits-mlp": ("hessjax.landscapes.networks", "digits_mlp", "MLP on scikit-learn's digits, pooled, standardised"),
     "memorization": ("hessjax.landscapes.networks", "memorization", "one-hidden-layer net asked to memorise noise"),
+    "bowl": ("hessjax.landscapes.surfaces", "bowl", "x^2 + 3 y^2: a minimum"),
+    "gradient-flat": (
+        "hessjax.landscapes.surfaces",
+        "gradient_flat",
+        "a quartic where methods stop short of its minimum",
+    ),
+    "monkey-saddle": ("hessjax.landscapes.surfaces", "monkey_saddle", "x^3 - 3 x y^2: a saddle with no second order"),
+    "peano": ("hessjax.landscapes.surfaces", "peano", "(x - y^2) (x - 2 y^2): a saddle, a minimum along every line"),
+    "polynomial": (
+        "hessjax.landscapes.surfaces",
+        "polynomial",
+        "a polynomial by its terms, in any number of variables",
+    ),
+    "quartic-hill": ("hessjax.landscapes.surfaces", "quartic_hill", "-x^4 - y^4: a maximum with no second order"),
+    "quartic-saddle": (
+        "hessjax.landscapes.surfaces",
+        "quartic_saddle",
+        "x^2 - y^4: a saddle its Hessian does not tell",
+    ),
+    "quartic-valley": (
+        "hessjax.landscapes.surfaces",
+        "quartic_valley",
+        "x^2 + y^4: a minimum its Hessian does not prove",
+    ),
+    "rosenbrock": ("hessjax.landscapes.surfaces", "rosenbrock", "Rosenbrock's curved valley, in any dimension"),
+    "saddle": ("hessjax.landscapes.surfaces", "saddle", "-x^2 + 3 y^2: a strict saddle"),
+    "scalar-linear": ("hessjax.landscapes.scalar", "scalar_linear", "linear net of one unit a layer, of any depth"),
+    "zero": ("hessjax.landscapes.surfaces", "zero", "the zero function, of which no derivative tells anything"),
     "quadratic": ("hessjax.landscapes.surfaces", "quadratic", "quadratic form with a given spectrum"),
 }
 _registered: dict[str, Callable[..., Landscape]] = {}

@@ -6,36 +6,19 @@ jax is imported only by the command that needs it, after the process's threads a
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
+from hessjax.catalogue import List, Show
 from hessjax.config import Sweep
-from hessjax.flags import UsageError, parse_worker, spell, sweep_args, sweep_fields, to_sweep
+from hessjax.flags import UsageError, parse_worker, sweep_args, sweep_fields, to_sweep
+from hessjax.process import own_process, save_figure
 
 __all__ = ["COMMANDS", "own_process", "sweep_command"]
-
-
-def own_process(dtype: str = "float32") -> None:
-    """Sets what belongs to a whole process, before jax starts: one CPU device a core, one BLAS thread, x64 if asked.
-
-    One device a core keeps every core on its own inits; BLAS threads on top of that would fight over the cores.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cores}".strip()
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import jax
-
-    if dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
 
 
 @dataclasses.dataclass
@@ -191,7 +174,7 @@ class _SpectrumExtras:
         found = single.exact(config, init=self.init)
         _print_spectrum(config, found)
         if self.output is not None:
-            _save_figure(plot.spectrum(found["eigenvalues"], threshold=float(found["threshold"])), self.output)
+            save_figure(plot.spectrum(found["eigenvalues"], threshold=float(found["threshold"])), self.output)
 
     def _estimated(self, config: Sweep) -> None:
         from hessjax import plot, reporting, single
@@ -201,7 +184,7 @@ class _SpectrumExtras:
         facts, found = single.estimated(config, init=self.init, **sizes)
         _print_rows({**_words(facts), **spectrum_facts(found)})
         if self.output is not None:
-            _save_figure(plot.density(found), self.output)
+            save_figure(plot.density(found), self.output)
         if self.report is not None:
             facts = _words(facts) | self._settings(config)
             print(f"report        {reporting.report(found, self.report, facts=facts)}")
@@ -220,15 +203,6 @@ def _words(facts: Mapping[str, Any]) -> dict[str, str]:
     names = {"num_params": "parameters", "grad_norm": "gradient norm"}
     spelled = lambda x: f"{x:.6g}" if isinstance(x, float) else f"{x}"
     return {names.get(name, name): spelled(value) for name, value in facts.items()}
-
-
-def _save_figure(drawn: Any, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.figure.savefig(path, dpi=150, bbox_inches="tight")
-    except (OSError, ValueError) as error:  # no permission, a file for a folder, or a suffix matplotlib does not know
-        raise ValueError(f"--output {path}: {error}") from error
-    print(f"figure        {path}")
 
 
 # What one network has no use for, and the values that say so.
@@ -286,20 +260,6 @@ def _print_rows(rows: Mapping[str, Any]) -> None:
 
 
 @dataclasses.dataclass
-class List:
-    """Names the landscapes, each with its options and their defaults."""
-
-    def run(self) -> None:
-        from hessjax.landscapes import base
-
-        for name in base.names():
-            print(f"{name:13s} {base.describe(name)}")
-            given = {k: v for k, v in base.options(name).items() if k}
-            words = [f"{k}=..." if v is inspect.Parameter.empty else f"{k}={spell(v)}" for k, v in given.items()]
-            print("              " + " ".join(words))
-
-
-@dataclasses.dataclass
 class Doctor:
     """Says what this machine offers: versions, devices, x64, BLAS threads, and what will be slow and why.
 
@@ -351,5 +311,6 @@ COMMANDS = {
     "spectrum": SpectrumCommand,
     "report": Report,
     "list": List,
+    "show": Show,
     "doctor": Doctor,
 }

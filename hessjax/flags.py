@@ -16,7 +16,17 @@ from typing import Any, get_type_hints
 
 from hessjax.config import Sweep
 
-__all__ = ["UsageError", "one_line", "parse_worker", "spell", "sweep_args", "sweep_fields", "sweep_words", "to_sweep"]
+__all__ = [
+    "UsageError",
+    "key_values",
+    "one_line",
+    "parse_worker",
+    "spell",
+    "sweep_args",
+    "sweep_fields",
+    "sweep_words",
+    "to_sweep",
+]
 
 # Fields of Sweep that the command line spells otherwise: a name, and KEY=VALUE words.
 OVERRIDES: dict[str, tuple[Any, Any, str]] = {
@@ -39,11 +49,17 @@ def to_sweep(flags: Any) -> Sweep:
     """The configuration that flags spell."""
     given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Sweep)}
     for name in ("options", "optimizer_options"):
-        given[name] = _key_values(name, given[name])
+        given[name] = key_values(name, given[name])
     return Sweep(**given)
 
 
-def _key_values(name: str, words: Sequence[str]) -> dict[str, Any]:
+def key_values(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Options that KEY=VALUE words spell, for the flag of that name.
+
+    Example:
+      >>> key_values("options", ["widths=8,8", "loss=squared", "bias=false"])
+      {'widths': (8, 8), 'loss': 'squared', 'bias': False}
+    """
     found = {}
     for word in words:
         key, equals, text = word.partition("=")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hessjax import axes, drawing, panels
+from hessjax import axes, drawing, panels, views
 from hessjax.drawing import draw
 from hessjax.figures import Axis
 from hessjax.tables import number
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from hessjax.portraits import Portrait
     from hessjax.spectra import Spectrum
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "index_against_loss",
     "loss_curves",
     "overview",
+    "portrait",
     "save",
     "save_all",
     "spectrum",
@@ -184,6 +186,21 @@ def density(found: Spectrum, *, ax: Axes | None = None) -> Axes:
             "hj.density(quadrature, grid, width=...).value over grid."
         )
     return draw(panels.estimated(found), ax)
+
+
+def portrait(found: Portrait) -> Figure:
+    """A landscape: its loss over a plane, as contours and as a surface, and the spectra at its points.
+
+    Args:
+        found: What hessjax.portraits.portrait returned.
+
+    Example:
+        >>> import jax, hessjax as hj
+        >>> from hessjax.portraits import portrait as measured
+        >>> len(portrait(measured(hj.landscapes.get("saddle"), jax.random.key(0), resolution=9, tol=1e-6)).axes)
+        3
+    """
+    return views.draw_portrait(found)
 
 
 def overview(ds: xr.Dataset) -> Figure:

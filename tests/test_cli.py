@@ -195,6 +195,35 @@ def test_a_reader_that_left_is_no_error(word):
     assert (found.returncode, found.stderr) == (0, b"")
 
 
+def test_show_prints_what_is_known_and_measured_and_draws_it(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "scalar-linear", "--options", "depth=3", "--resolution", "5", "--output", "a/net.png"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"two zeros +1 +0 +1/1/1 +-2 to 2 +strict saddle", out)
+    assert re.search(r"origin +1 +0 +0/3/0 +0 to 0 +degenerate saddle", out)
+    assert "the facts say" not in out
+    assert (tmp_path / "a" / "net.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sadle"], "did you mean 'saddle'"),
+        (["saddle", "--options", "deep=3"], "no option 'deep'"),
+        (["saddle", "--options", "deep"], "--options takes KEY=VALUE words"),
+        (["saddle", "--resolution", "1"], "resolution must be at least 2 points"),
+        (["saddle", "--tol", "-1"], "tol must be at least 0"),
+    ],
+)
+def test_show_answers_mistakes_in_one_line(words, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_list_names_landscapes_with_options_as_they_are_written(capsys, monkeypatch):
     def factory(size, centres=IDENTITY, activation=np.tanh):
         """Mine, and mine alone."""
@@ -205,7 +234,7 @@ def test_list_names_landscapes_with_options_as_they_are_written(capsys, monkeypa
     out = capsys.readouterr().out
     for name in base.names():
         assert re.search(rf"^{re.escape(name)} ", out, re.MULTILINE)
-    (shown,) = re.findall(r"eigenvalues=(\S+)", out)
+    (shown,) = re.findall(r"eigenvalues=(\S+) rotation_seed", out)  # the quadratic form's
     assert flags._value(shown) == (-2.0, -1.0, 0.0, 0.5, 1.0, 4.0)
     assert "widths=8, activation=tanh" in out
     assert "a-long-name-of-a-user Mine, and mine alone." in out

@@ -1,0 +1,40 @@
+"""What a command sets for its whole process, and how it writes a figure; a library call does neither."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["own_process", "save_figure"]
+
+
+def own_process(dtype: str = "float32") -> None:
+    """Sets what belongs to a whole process, before jax starts: one CPU device a core, one BLAS thread, x64 if asked.
+
+    One device a core keeps every core on its own inits; BLAS threads on top of that would fight over the cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cores}".strip()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import jax
+
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
+def save_figure(drawn: Any, path: Path) -> None:
+    """Writes a figure, or the one that axes are on, and says where.
+
+    Raises:
+      ValueError: it cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        getattr(drawn, "figure", drawn).savefig(path, dpi=150, bbox_inches="tight")
+    except (OSError, ValueError) as error:  # no permission, a file for a folder, or a suffix matplotlib does not know
+        raise ValueError(f"--output {path}: {error}") from error
+    print(f"figure        {path}")

@@ -1,0 +1,111 @@
+"""Draws a portrait: the plane as contours and as a surface, and the spectra at its points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hessjax import axes
+from hessjax.figures import Axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from hessjax.portraits import Portrait
+
+__all__ = ["draw_portrait"]
+
+LEVELS = 28
+MARKERS = "osD^vP"
+
+
+def draw_portrait(found: Portrait) -> Figure:
+    """Contours, surface and spectra side by side; a curve and spectra for a landscape of one parameter."""
+    figure = axes.figure((15, 4.9))
+    heights, note = _heights(found.plane.loss)
+    if len(found.plane.ys) > 1:
+        flat, solid, spectra = (
+            figure.add_subplot(131),
+            figure.add_subplot(132, projection="3d"),
+            figure.add_subplot(133),
+        )
+        _contours(flat, found, heights)
+        _surface(solid, found, heights)
+    else:
+        flat, spectra = figure.add_subplot(121), figure.add_subplot(122)
+        _line(flat, found)
+    _spectra(spectra, found)
+    figure.suptitle(axes.plain(f"{found.name}: {found.size:,} parameter{'s' * (found.size > 1)}"), x=0.01, ha="left",
+                    fontsize=14, fontweight="bold")  # fmt: skip
+    figure.supxlabel(axes.plain("; ".join([*found.notes, note])[:220]), fontsize=8, color=axes.GREY, x=0.99, ha="right")
+    return figure
+
+
+def _heights(loss: np.ndarray) -> tuple[np.ndarray, str]:
+    """Losses as drawn: as they are, or, where the largest would hide all else, on an arcsinh scale above the lowest."""
+    finite = loss[np.isfinite(loss)]
+    low, middle, top = (finite.min(), np.median(finite), finite.max()) if finite.size else (0.0, 0.0, 0.0)
+    if top - low > 20 * (middle - low) > 0:
+        return np.arcsinh(
+            (loss - low) / (middle - low)
+        ), "heights: arcsinh of the loss above its lowest, over the median"
+    return loss, "heights: loss"
+
+
+def _contours(ax: Axes, found: Portrait, heights: np.ndarray) -> None:
+    plane = found.plane
+    axes.frame(ax, "Loss", "")
+    axes.label(ax, *plane.labels)
+    if np.ptp(heights[np.isfinite(heights)]) > 0:
+        ax.contourf(plane.xs, plane.ys, heights, levels=LEVELS, cmap="viridis")
+        ax.contour(plane.xs, plane.ys, heights, levels=LEVELS, colors="white", linewidths=0.3, alpha=0.6)
+    for k, (name, x, y) in enumerate(plane.marks):
+        ax.plot(x, y, MARKERS[k % len(MARKERS)], color="#b2182b", markeredgecolor="white", markersize=7, label=name)
+    ax.legend(fontsize=7.5, loc="upper right", framealpha=0.85)
+    ax.set_xlim(plane.xs[0], plane.xs[-1])
+    ax.set_ylim(plane.ys[0], plane.ys[-1])
+
+
+def _surface(ax: Any, found: Portrait, heights: np.ndarray) -> None:
+    plane = found.plane
+    x, y = np.meshgrid(plane.xs, plane.ys)
+    ax.plot_surface(x, y, heights, cmap="viridis", linewidth=0, antialiased=True, rcount=80, ccount=80, alpha=0.95)
+    ax.tick_params(labelsize=7, pad=-2)
+    ax.set_xlabel(axes.plain(plane.labels[0]), fontsize=8, labelpad=-2)
+    ax.set_ylabel(axes.plain(plane.labels[1]), fontsize=8, labelpad=-2)
+    ax.view_init(elev=32, azim=-60)
+    ax.set_box_aspect((1, 1, 0.7), zoom=0.95)
+
+
+def _line(ax: Axes, found: Portrait) -> None:
+    plane = found.plane
+    axes.frame(ax, "Loss", "")
+    axes.label(ax, plane.labels[0], "loss")
+    ax.plot(plane.xs, plane.loss[0], color=axes.BLUE, linewidth=1.6)
+    for (name, x, _), point in zip(plane.marks, found.points):
+        ax.plot(x, point.loss, "o", color="#b2182b", label=name)
+    ax.legend(fontsize=8, frameon=False)
+
+
+def _spectra(ax: Axes, found: Portrait) -> None:
+    axes.frame(ax, "Hessian spectra at its points", "")
+    axes.label(ax, "rank / number of eigenvalues", "eigenvalue λ")
+    values = np.concatenate([point.eigenvalues for point in found.points])
+    largest = float(np.abs(values).max()) if values.size else 1.0
+    if largest > 0:
+        axes.scale(ax, "y", Axis("arcsinh", 1e-3 * largest), (min(values.min(), 0), max(values.max(), 0)))
+    for k, (point, colour) in enumerate(zip(found.points, axes.colours(len(found.points)))):
+        rank = (np.arange(len(point.eigenvalues)) + 0.5) / len(point.eigenvalues)
+        style = MARKERS[k % len(MARKERS)] if len(rank) <= 60 else "."
+        ax.plot(rank, point.eigenvalues, style, color=colour, markersize=5, label=_counts(point), alpha=0.85)
+    ax.axhline(0, color=axes.GREY, linewidth=0.7)
+    ax.set_xlim(0, 1)
+    ax.legend(fontsize=7.5, loc="upper left", framealpha=0.85)
+
+
+def _counts(point: Any) -> str:
+    if point.negative is None:
+        return f"{point.name}: both ends"
+    return f"{point.name}: {point.negative} −, {point.zero} zero, {point.positive} +"

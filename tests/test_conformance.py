@@ -138,6 +138,8 @@ landscapes = pytest.mark.parametrize(
         ("rosenbrock", {"dimension": 5, "steepness": 10.0}),
         *(("scalar-linear", {"depth": depth}) for depth in (1, 2, 3, 5)),
         ("scalar-linear", {"depth": 4, "inputs": -0.5, "target": 2.0}),
+        ("deep-linear", {"widths": (3, 2, 2, 2), "rows": 6}),
+        ("autoencoder", {"inputs": 4, "hidden": 2}),
     ],
     ids=str,
 )

@@ -72,8 +72,10 @@ def critical_point(point: Any, loss: float, eigenvalues: Any, kind: str, **more:
 
 # name -> (module, function, one line); modules are imported when asked for, so listing needs no jax.
 BUILT_IN: dict[str, tuple[str, str, str]] = {
+    "deep-linear": ("hessjax.landscapes.linear", "deep_linear", "deep linear network, all critical points known"),
     "digits-mlp": ("hessjax.landscapes.networks", "digits_mlp", "MLP on scikit-learn's digits, pooled, standardised"),
     "memorization": ("hessjax.landscapes.networks", "memorization", "one-hidden-layer net asked to memorise noise"),
+    "autoencoder": ("hessjax.landscapes.linear", "autoencoder", "linear autoencoder of a given covariance spectrum"),
     "bowl": ("hessjax.landscapes.surfaces", "bowl", "x^2 + 3 y^2: a minimum"),
     "gradient-flat": (
         "hessjax.landscapes.surfaces",

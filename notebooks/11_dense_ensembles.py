@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Exact Hessians of hundreds of initialisations
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/hessjax/hessjax/blob/main/notebooks/02_dense_ensembles.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/hessjax/hessjax/blob/main/notebooks/11_dense_ensembles.ipynb)
 #
 # How many directions go down at a random start, and how sure is that number? For a small network the whole Hessian
 # can be had. This notebook shows how `hj.dense` puts it together from the layers, how `hj.inertia` counts without

@@ -12,8 +12,8 @@ import hessjax
 
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
-DATA = ["landscapes.base", "landscapes.data", "landscapes.linear_points"]
-LANDSCAPES = [f"landscapes.{name}" for name in ("linear", "networks", "scalar", "surfaces")]
+DATA = ["landscapes.base", "landscapes.data", "landscapes.index_laws", "landscapes.linear_points"]
+LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "scalar", "surfaces")]
 LAYERS = [
     ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "trees", *DATA],
     ["householder", "jaxprs", "rmt", "rows", "tridiagonals"],

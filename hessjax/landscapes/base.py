@@ -77,12 +77,14 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
     "memorization": ("hessjax.landscapes.networks", "memorization", "one-hidden-layer net asked to memorise noise"),
     "autoencoder": ("hessjax.landscapes.linear", "autoencoder", "linear autoencoder of a given covariance spectrum"),
     "bowl": ("hessjax.landscapes.surfaces", "bowl", "x^2 + 3 y^2: a minimum"),
+    "gaussian-field": ("hessjax.landscapes.glass", "gaussian_field", "smooth isotropic Gaussian random field"),
     "gradient-flat": (
         "hessjax.landscapes.surfaces",
         "gradient_flat",
         "a quartic where methods stop short of its minimum",
     ),
     "monkey-saddle": ("hessjax.landscapes.surfaces", "monkey_saddle", "x^3 - 3 x y^2: a saddle with no second order"),
+    "p-spin": ("hessjax.landscapes.glass", "p_spin", "spherical p-spin glass: energy per site of random couplings"),
     "peano": ("hessjax.landscapes.surfaces", "peano", "(x - y^2) (x - 2 y^2): a saddle, a minimum along every line"),
     "polynomial": (
         "hessjax.landscapes.surfaces",

@@ -1,12 +1,16 @@
-"""What the field has published, as checks of the matrix-free estimators: quadrature (Q) and random matrices (R).
+"""What the field has published, as checks: quadrature (Q), random matrices (R), the edge of stability (E).
 
-Facts Q7 (blocks) are in test_projections.py, G (Gauss-Newton) in test_gauss_newton.py.
+Facts Q7 (blocks) are in test_projections.py, G (Gauss-Newton) in test_gauss_newton.py, T in test_surfaces.py, R1,
+R2, R9 and T6 in test_rmt.py, L in test_linear.py, S in test_teacher.py, W in test_relu.py.
 """
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from scipy import optimize
 from spectra import diagonal, matrix, tridiagonal, within
 
 import hessjax as hj
@@ -103,3 +107,92 @@ def test_r9_the_outlier_of_a_spiked_wigner_matrix(theta, overlap):
     assert float(found.values[0]) == pytest.approx(2 if overlap is None else theta + 1 / theta, abs=0.06)
     squared = float(found.vectors[0] @ jnp.asarray(u, "float32")) ** 2
     assert squared < 0.1 if overlap is None else squared == pytest.approx(overlap, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold"),
+    [
+        ("gd", lambda b: 2.0),
+        ("polyak", lambda b: 2 + 2 * b),
+        ("nesterov", lambda b: (2 + 2 * b) / (1 + 2 * b)),
+        ("ema", lambda b: (2 + 2 * b) / (1 - b)),
+    ],
+)
+def test_e1_training_is_stable_up_to_the_published_curvature(name, threshold, float64):
+    # The step of optax on lambda x^2 / 2 is linear in (x, momentum): its spectral radius passes 1 at the threshold.
+    rate, beta = 0.01, 0.9
+    optimizer = {
+        "gd": optax.sgd(rate),
+        "polyak": optax.sgd(rate, momentum=beta),
+        "nesterov": optax.sgd(rate, momentum=beta, nesterov=True),
+        "ema": optax.chain(optax.ema(beta, debias=False), optax.scale(-rate)),  # Adam's first moment
+    }[name]
+    state, unravel = jax.flatten_util.ravel_pytree((jnp.zeros(()), optimizer.init(jnp.zeros(()))))
+
+    def radius(curvature):
+        def step(flat):
+            x, inner = unravel(flat)
+            update, inner = optimizer.update(curvature * x, inner, x)
+            return jax.flatten_util.ravel_pytree((x + update, inner))[0]
+
+        kept = sorted({0, state.size - 1})  # x and the momentum, without the count that ema keeps
+        return np.abs(np.linalg.eigvals(np.asarray(jax.jacobian(step)(state))[np.ix_(kept, kept)])).max()
+
+    critical = threshold(beta) / rate
+    assert critical == pytest.approx({"gd": 200, "polyak": 380, "nesterov": 135.7142857, "ema": 3800}[name])
+    assert radius((1 - 1e-6) * critical) < 1 < radius((1 + 1e-6) * critical)
+
+
+@pytest.mark.parametrize("rows", [48, 64, 96, 128])
+def test_r6_minimisers_of_a_net_that_memorises_noise_have_the_energy_of_the_law(rows, float64):
+    # 16-16-16 tanh, no biases, energy averaged over outputs: (1 - phi)^2 / 2 with phi = 32 / rows, not (1 - phi) / 2.
+    energies = []
+    for seed in range(3):
+        land = hj.landscapes.get("memorization", rows=rows, data_seed=seed, dtype="float64")
+        start, unravel = jax.flatten_util.ravel_pytree(jax.jit(land.init)(jax.random.key(seed)))
+        mean = lambda w, land=land, unravel=unravel: jnp.mean(land.loss(unravel(w), land.batch)) / 16
+        both = jax.jit(jax.value_and_grad(mean))
+        found = optimize.minimize(
+            lambda w, both=both: tuple(map(np.asarray, both(w))), start, jac=True, method="L-BFGS-B",
+            options={"maxiter": 6000, "maxfun": 20_000, "ftol": 0, "gtol": 1e-9},
+        )  # fmt: skip
+        energies.append(found.fun)
+    phi = 512 / (rows * 16)
+    assert np.mean(energies) == pytest.approx(float(hj.rmt.minimizer_energy(phi)), rel=0.2)
+    assert np.mean(energies) < 0.85 * (1 - phi) / 2
+
+
+def test_l8_points_where_newtons_method_ends_are_of_the_known_classes(float64):
+    # k = 6, p = 2: starts uniform in loss along gradient descent, half of them moved; Newton with a pseudo-inverse and
+    # backtracking on |g|^2 (Frye et al. 2019, arXiv:1901.10603).
+    land = hj.landscapes.get("autoencoder", inputs=6, hidden=2, dtype="float64")
+    start, unravel = jax.flatten_util.ravel_pytree(land.init(jax.random.key(3)))
+    mean = lambda w: jnp.mean(land.loss(unravel(w), land.batch))
+    gradient, hessian = jax.grad(mean), jax.hessian(mean)
+    squared = lambda w: jnp.sum(gradient(w) ** 2)
+    step = lambda w, _: (w - 0.02 * gradient(w), w)
+    path = jax.jit(lambda w: jax.lax.scan(step, w, length=3000)[1])(start)
+    losses = np.asarray(jax.vmap(mean)(path))
+    starts = path[np.abs(losses[:, None] - np.linspace(losses[0], losses[-1], 40)).argmin(0)]
+    moved = starts.at[::2].add(0.1 * jax.random.normal(jax.random.key(1), starts[::2].shape))
+
+    def newton(w, _):
+        g, h = gradient(w), hessian(w)
+        values, vectors = jnp.linalg.eigh(h)
+        kept = jnp.abs(values) > 1e-4 * jnp.abs(values).max()
+        p = -vectors @ (jnp.where(kept, 1 / jnp.where(kept, values, 1), 0) * (vectors.T @ g))
+        scales = 0.5 ** jnp.arange(25.0)
+        tried = jax.vmap(lambda t: squared(w + t * p))(scales)
+        wanted = squared(w) + jnp.where(scales == 1, 0.5, 1e-4) * scales * (2 * p @ h @ g)
+        found = jnp.argmax(tried <= wanted)
+        return jnp.where(tried[found] <= wanted[found], w + scales[found] * p, w), None
+
+    ends = jax.jit(lambda s: jax.lax.map(lambda w: jax.lax.scan(newton, w, length=200)[0], s))(moved)
+    norms = np.asarray(jax.vmap(squared)(ends))
+    ok = norms < 1e-10
+    assert ok.mean() >= 0.45
+    classes = {(round(p["loss"], 6), p["index"]) for p in land.facts["critical_points"]}
+    for w in np.asarray(ends)[ok]:
+        index = int((np.linalg.eigvalsh(np.asarray(hessian(jnp.asarray(w)))) < -1e-5).sum())
+        assert any(abs(float(mean(w)) - loss) < 1e-6 + 5e-7 and index == known for loss, known in classes)
+    assert len({round(float(mean(w)), 4) for w in np.asarray(ends)[ok]}) >= 3

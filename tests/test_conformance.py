@@ -138,6 +138,8 @@ landscapes = pytest.mark.parametrize(
         ("rosenbrock", {"dimension": 5, "steepness": 10.0}),
         *(("scalar-linear", {"depth": depth}) for depth in (1, 2, 3, 5)),
         ("scalar-linear", {"depth": 4, "inputs": -0.5, "target": 2.0}),
+        ("teacher-student", {"students": 3, "teachers": 3}),
+        ("teacher-student", {"students": 3, "teachers": 2, "inputs": 4, "teacher": 1}),
         ("p-spin", {"size": 6}),
         ("p-spin", {"size": 5, "order": 2}),
         ("gaussian-field", {"dimension": 3, "num_features": 64}),

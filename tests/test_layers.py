@@ -12,8 +12,8 @@ import hessjax
 
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
-DATA = ["landscapes.base", "landscapes.data", "landscapes.index_laws", "landscapes.linear_points"]
-LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "scalar", "surfaces")]
+DATA = ["landscapes.arccosine", "landscapes.base", "landscapes.data", "landscapes.index_laws", "landscapes.linear_points"]
+LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "scalar", "surfaces", "teacher")]
 LAYERS = [
     ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "trees", *DATA],
     ["householder", "jaxprs", "rmt", "rows", "tridiagonals"],
@@ -23,7 +23,7 @@ LAYERS = [
     ["operators", "readings"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],
     ["curvature", "estimates", "krylov", *LANDSCAPES, "structured", "train"],
-    ["extremes", "gauss_newton", "negative", "quadrature", "sketches", "streamed"],
+    ["extremes", "gauss_newton", "landscapes.spurious", "negative", "quadrature", "sketches", "streamed"],
     ["fisher", "functionals", "layerwise", "traces"],
     ["composition", "spectra"],
     ["assembly"],

@@ -105,6 +105,7 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
     "rosenbrock": ("hessjax.landscapes.surfaces", "rosenbrock", "Rosenbrock's curved valley, in any dimension"),
     "saddle": ("hessjax.landscapes.surfaces", "saddle", "-x^2 + 3 y^2: a strict saddle"),
     "scalar-linear": ("hessjax.landscapes.scalar", "scalar_linear", "linear net of one unit a layer, of any depth"),
+    "teacher-student": ("hessjax.landscapes.teacher", "teacher_student", "two-layer ReLU nets on Gaussian inputs"),
     "zero": ("hessjax.landscapes.surfaces", "zero", "the zero function, of which no derivative tells anything"),
     "quadratic": ("hessjax.landscapes.surfaces", "quadratic", "quadratic form with a given spectrum"),
 }

@@ -128,6 +128,7 @@ landscapes = pytest.mark.parametrize(
         ("digits-mlp", {"widths": (4, 3), "rows": 30, "activation": "relu", "loss": "squared", "bias": False}),
         ("digits-mlp", {"widths": (), "rows": 20, "pool": 4}),
         ("memorization", {"widths": (3,), "inputs": 4, "outputs": 2, "rows": 10}),
+        ("mlp", {"widths": (2,), "classes": 3, "rows_per_class": 5, "shape": 4}),
         ("quadratic", {}),
         ("quadratic", {"eigenvalues": (3.0,)}),
         *((name, {}) for name in ("bowl", "saddle", "quartic-valley", "quartic-saddle", "quartic-hill", "zero")),

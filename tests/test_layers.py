@@ -12,14 +12,14 @@ import hessjax
 
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
-DATA = ["landscapes.arccosine", "landscapes.base", "landscapes.data", "landscapes.index_laws", "landscapes.linear_points"]
+DATA = [f"landscapes.{name}" for name in ("arccosine", "base", "data", "index_laws", "linear_points")]
 LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "scalar", "surfaces", "teacher")]
 LAYERS = [
     ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "trees", *DATA],
-    ["householder", "jaxprs", "rmt", "rows", "tridiagonals"],
-    ["convolutions", "masks", "separation", "stacks", "transposes"],
-    ["pushes", "rowsums", "signature"],
-    ["columns", "contractions", "forms"],
+    ["householder", "jaxprs", "landscapes.architectures", "landscapes.files", "rmt", "rows", "tridiagonals"],
+    ["convolutions", "landscapes.tasks", "masks", "separation", "stacks", "transposes"],
+    ["landscapes.building", "pushes", "rowsums", "signature"],
+    ["columns", "contractions", "forms", "landscapes.sequences"],
     ["operators", "readings"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],
     ["curvature", "estimates", "krylov", *LANDSCAPES, "structured", "train"],
@@ -47,7 +47,7 @@ FILES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorted(
 MODULES = {name: f for name, f in FILES.items() if name not in EXEMPT}
 # The only modules that may import the heavy or optional package named.
 KEPT_IN = {
-    "flax": {"adapters", "landscapes.networks"},
+    "flax": {"adapters", "landscapes.architectures"},
     "sklearn": {"landscapes.data"},
     "tensorstore": {"store"},
     "tyro": {"catalogue", "cli", "commands", "flags"},

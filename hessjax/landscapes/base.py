@@ -72,8 +72,14 @@ def critical_point(point: Any, loss: float, eigenvalues: Any, kind: str, **more:
 
 # name -> (module, function, one line); modules are imported when asked for, so listing needs no jax.
 BUILT_IN: dict[str, tuple[str, str, str]] = {
+    "conv": (
+        "hessjax.landscapes.networks",
+        "conv",
+        "convolutional net, by default four convolutions and two dense layers",
+    ),
     "deep-linear": ("hessjax.landscapes.linear", "deep_linear", "deep linear network, all critical points known"),
     "digits-mlp": ("hessjax.landscapes.networks", "digits_mlp", "MLP on scikit-learn's digits, pooled, standardised"),
+    "lstm": ("hessjax.landscapes.networks", "lstm", "LSTM that classifies sequences"),
     "memorization": ("hessjax.landscapes.networks", "memorization", "one-hidden-layer net asked to memorise noise"),
     "autoencoder": ("hessjax.landscapes.linear", "autoencoder", "linear autoencoder of a given covariance spectrum"),
     "bowl": ("hessjax.landscapes.surfaces", "bowl", "x^2 + 3 y^2: a minimum"),
@@ -83,6 +89,7 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "gradient_flat",
         "a quartic where methods stop short of its minimum",
     ),
+    "mlp": ("hessjax.landscapes.networks", "mlp", "MLP on any task, by default Gaussian clusters"),
     "monkey-saddle": ("hessjax.landscapes.surfaces", "monkey_saddle", "x^3 - 3 x y^2: a saddle with no second order"),
     "p-spin": ("hessjax.landscapes.glass", "p_spin", "spherical p-spin glass: energy per site of random couplings"),
     "peano": ("hessjax.landscapes.surfaces", "peano", "(x - y^2) (x - 2 y^2): a saddle, a minimum along every line"),
@@ -102,10 +109,17 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "quartic_valley",
         "x^2 + y^4: a minimum its Hessian does not prove",
     ),
+    "resnet": ("hessjax.landscapes.networks", "resnet", "residual net, with or without skips and normalisation"),
+    "rnn": ("hessjax.landscapes.networks", "rnn", "recurrent net that classifies sequences"),
     "rosenbrock": ("hessjax.landscapes.surfaces", "rosenbrock", "Rosenbrock's curved valley, in any dimension"),
     "saddle": ("hessjax.landscapes.surfaces", "saddle", "-x^2 + 3 y^2: a strict saddle"),
     "scalar-linear": ("hessjax.landscapes.scalar", "scalar_linear", "linear net of one unit a layer, of any depth"),
     "teacher-student": ("hessjax.landscapes.teacher", "teacher_student", "two-layer ReLU nets on Gaussian inputs"),
+    "transformer": (
+        "hessjax.landscapes.networks",
+        "transformer",
+        "decoder with causal attention, by default adding modulo 11",
+    ),
     "zero": ("hessjax.landscapes.surfaces", "zero", "the zero function, of which no derivative tells anything"),
     "quadratic": ("hessjax.landscapes.surfaces", "quadratic", "quadratic form with a given spectrum"),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import convolutions, large, peers, slq
+from benchmarks import convolutions, index_law, large, peers, slq, spurious
 from benchmarks.peers import densities
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +78,26 @@ def test_no_certified_count_of_many_toy_matrices_is_wrong(toy):
     last = next(row for row in rows if row[:2] == ["wrong", "counts"])
     assert dict(zip(reversed(head), reversed(last), strict=False))["wrong"] == "0"
     assert {"path,", "path"} <= {row[0] for row in rows if row}
+
+
+def test_descents_side_by_side_end_where_they_end_alone(toy):
+    rows = spurious.run()
+    assert [row["error"] for row in rows[:2]] == [0.0, 0.0]
+    assert rows[2]["bad"] == 0  # none is known for three units
+
+
+def test_a_fit_of_the_index_law_finds_the_curve_it_is_given():
+    energy = np.linspace(0.08, 0.5, 9)
+    eps_c, coefficient, rest = index_law.fitted(energy, 0.05 * ((energy - 0.06) / 0.06) ** 1.5)
+    assert (eps_c, coefficient) == pytest.approx((0.06, 0.05), rel=0.02)
+    assert rest < 1e-4
+    assert index_law.fitted(energy, np.sin(40 * energy))[2] > 0.5
+
+
+def test_the_search_for_critical_points_reports_what_it_left(toy):
+    (row,) = index_law.run()
+    assert row["critical"] == 0
+    assert len(row["energies"]) == 4
 
 
 def test_a_vector_in_pytorchs_order_is_params_again():

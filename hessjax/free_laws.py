@@ -259,7 +259,7 @@ def _upper_root(coefficients: Float[np.ndarray, "*shape degree"]) -> Numbers:
     companion[..., 1:, :-1] = np.eye(degree - 1)
     companion[..., 0, :] = -coefficients[..., 1:]
     roots = np.linalg.eigvals(companion).astype(complex)
-    best = np.argmax(roots.imag, axis=-1)
+    best = np.argmax(np.imag(roots), axis=-1)
     return np.take_along_axis(roots, best[..., None], axis=-1)[..., 0]
 
 
@@ -269,7 +269,8 @@ def _crossing(excess: Callable[[float], float], outside: float, inside: float) -
 
     if excess(outside) >= 0 or excess(inside) <= 0:  # one pole alone: the two places are one
         return inside if abs(excess(inside)) < abs(excess(outside)) else outside
-    return float(brentq(excess, outside, inside, xtol=1e-300, rtol=4 * np.finfo(float).eps))
+    found: Any = brentq(excess, outside, inside, xtol=1e-300, rtol=4 * np.finfo(float).eps)
+    return float(found)
 
 
 def _gap(excess: Callable, left: tuple[float, float], right: tuple[float, float]) -> list[float]:
@@ -279,7 +280,9 @@ def _gap(excess: Callable, left: tuple[float, float], right: tuple[float, float]
     low, high = left[0] + left[1], right[0] - right[1]
     if not low < high:
         return []
-    lowest = float(minimize_scalar(excess, bounds=(low, high), method="bounded", options={"xatol": 1e-12 * high}).x)
+    options = {"xatol": 1e-12 * (high - low)}
+    found: Any = minimize_scalar(excess, bounds=(low, high), method="bounded", options=options)
+    lowest = float(found.x)
     if excess(lowest) >= 0:
         return []
     return [_crossing(excess, lowest, low), _crossing(excess, lowest, high)]

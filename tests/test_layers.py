@@ -12,18 +12,28 @@ import hessjax
 
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
-DATA = [f"landscapes.{name}" for name in ("arccosine", "base", "data", "index_laws", "linear_points")]
-LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "scalar", "surfaces", "teacher")]
+DATA = [f"landscapes.{name}" for name in ("arccosine", "base", "data", "index_laws", "linear_points", "shares")]
+HELPERS = [f"landscapes.{name}" for name in ("architectures", "files", "relu_points")]
+LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "relu", "scalar", "surfaces", "teacher")]
 LAYERS = [
-    ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "trees", *DATA],
-    ["householder", "jaxprs", "landscapes.architectures", "landscapes.files", "rmt", "rows", "tridiagonals"],
-    ["convolutions", "landscapes.tasks", "masks", "separation", "stacks", "transposes"],
-    ["landscapes.building", "pushes", "rowsums", "signature"],
+    ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "taylor", "trees", *DATA],
+    ["householder", "jaxprs", *HELPERS, "rmt", "rows", "ties", "tridiagonals"],
+    ["convolutions", "landscapes.tasks", "masks", "separation", "stacks", "switches", "transposes"],
+    ["kinks", "landscapes.building", "pushes", "rowsums", "signature"],
     ["columns", "contractions", "forms", "landscapes.sequences"],
     ["operators", "readings"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],
     ["curvature", "estimates", "krylov", *LANDSCAPES, "structured", "train"],
-    ["extremes", "gauss_newton", "landscapes.spurious", "negative", "quadrature", "sketches", "streamed"],
+    [
+        "extremes",
+        "gauss_newton",
+        "landscapes.relu_starts",
+        "landscapes.spurious",
+        "negative",
+        "quadrature",
+        "sketches",
+        "streamed",
+    ],
     ["fisher", "functionals", "layerwise", "traces"],
     ["composition", "spectra"],
     ["assembly"],

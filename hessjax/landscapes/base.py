@@ -84,6 +84,7 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
     "autoencoder": ("hessjax.landscapes.linear", "autoencoder", "linear autoencoder of a given covariance spectrum"),
     "bowl": ("hessjax.landscapes.surfaces", "bowl", "x^2 + 3 y^2: a minimum"),
     "gaussian-field": ("hessjax.landscapes.glass", "gaussian_field", "smooth isotropic Gaussian random field"),
+    "jellyfish": ("hessjax.landscapes.relu", "jellyfish", "four points of two classes that ReLU nets often fail on"),
     "gradient-flat": (
         "hessjax.landscapes.surfaces",
         "gradient_flat",
@@ -109,6 +110,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "quartic_valley",
         "x^2 + y^4: a minimum its Hessian does not prove",
     ),
+    "relu-five-points": (
+        "hessjax.landscapes.relu",
+        "relu_five_points",
+        "ReLU net on five points, with bad local minima",
+    ),
     "resnet": ("hessjax.landscapes.networks", "resnet", "residual net, with or without skips and normalisation"),
     "rnn": ("hessjax.landscapes.networks", "rnn", "recurrent net that classifies sequences"),
     "rosenbrock": ("hessjax.landscapes.surfaces", "rosenbrock", "Rosenbrock's curved valley, in any dimension"),
@@ -120,6 +126,7 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "transformer",
         "decoder with causal attention, by default adding modulo 11",
     ),
+    "xor": ("hessjax.landscapes.relu", "xor", "2-h-1 net on the four points of XOR"),
     "zero": ("hessjax.landscapes.surfaces", "zero", "the zero function, of which no derivative tells anything"),
     "quadratic": ("hessjax.landscapes.surfaces", "quadratic", "quadratic form with a given spectrum"),
 }

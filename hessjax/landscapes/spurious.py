@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hessjax.landscapes import arccosine
+from hessjax.landscapes.shares import wilson
 from hessjax.landscapes.teacher import check_dtype, check_whole, teacher_units
 from hessjax.trees import PRNGKey
 
@@ -237,7 +238,9 @@ def spurious_rate(descents: Descents) -> SpuriousRate:
     high = ~(loss < BAD_LOSS)
     undecided = int((high & ~converged).sum())
     levels, counts = _levels(np.sort(loss[high & converged]))
-    share, interval = _wilson(int(counts.sum()), loss.size - undecided)
+    total = loss.size - undecided
+    share = float(counts.sum()) / total if total else math.nan
+    interval = wilson(int(counts.sum()), total) if total else (math.nan, math.nan)
     return SpuriousRate(share, interval, levels, counts, undecided)
 
 
@@ -247,12 +250,3 @@ def _levels(losses: Float[np.ndarray, " bad"]) -> tuple[Float[np.ndarray, " leve
         return losses, np.zeros(0, int)
     runs = np.split(losses, np.flatnonzero(np.diff(losses) > SAME_LEVEL * losses[1:]) + 1)
     return np.array([run.mean() for run in runs]), np.array([run.size for run in runs])
-
-
-def _wilson(hits: int, trials: int) -> tuple[float, tuple[float, float]]:
-    if not trials:
-        return math.nan, (math.nan, math.nan)
-    z, p = 1.959963984540054, hits / trials
-    middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    return p, (max(middle - half, 0.0), min(middle + half, 1.0))

@@ -1,0 +1,188 @@
+"""Kinks of a loss at a point, and units that are off for all data: where its Hessian says less than it seems to.
+
+A ReLU network's loss is smooth but where a pre-activation is exactly zero, a pool has two largest entries, an absolute
+value vanishes. There the Hessian depends on what autodiff takes for the derivative, and next to it the point may be a
+minimum of two pieces and critical in neither. The places are found in the traced program, not told by its author.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from hessjax import trees
+from hessjax.switches import Entry, Reading, Scope, walk
+from hessjax.taylor import Series
+
+__all__ = ["Dead", "Kinks", "Site", "kinks"]
+
+MAX_LISTED = 64  # positions listed of a site, the first in order; all are counted
+PRECISION = "float32"  # of matrix products, as for Hessians
+
+
+class Site(NamedTuple):
+    """An equation of the program that may switch between smooth pieces."""
+
+    primitive: str
+    function: str  # of jax's own that it is in, such as "relu"; "" in the user's
+    source: str  # file:line (function)
+    shape: tuple[int, ...]  # of its entries; in a scan, steps first
+    num_tied: int
+    positions: list[tuple[int, ...]]  # of the first tied entries
+    margin: float  # distance of the nearest entry to a tie
+
+    def __str__(self) -> str:
+        at = f" at {_listed(self.positions, self.num_tied)}" if self.num_tied else f", nearest {self.margin:.3g}"
+        return f"{_name(self)}: {self.num_tied} of {math.prod(self.shape)} tied{at}"
+
+
+class Dead(NamedTuple):
+    """The units of an equation like max(x, 0), and those below zero for every row and position."""
+
+    primitive: str
+    function: str
+    source: str
+    shape: tuple[int, ...]  # of the units: without rows, and without positions that share weights
+    num_units: int
+    num_dead: int
+    positions: list[tuple[int, ...]]
+
+    def __str__(self) -> str:
+        at = f" at {_listed(self.positions, self.num_dead)}" if self.num_dead else ""
+        return f"{_name(self)}: {self.num_dead} of {self.num_units} units dead{at}"
+
+
+class Kinks(NamedTuple):
+    """Where a loss may not be twice differentiable, and how far that is.
+
+    `num_tied` entries tie at `sites`; `margin` is the distance of the nearest: 0 where one ties, infinite where there
+    is no site, NaN where an operand is not a number. `smooth`: none ties, and all are numbers. `dead` has one record an
+    equation like max(x, 0).
+    """
+
+    sites: list[Site]
+    num_tied: int
+    margin: float
+    dead: list[Dead]
+    smooth: bool
+
+    def __str__(self) -> str:
+        if not self.sites:
+            return "smooth: the program has no kinks that params reach"
+        head = f"{self.num_tied} tied: perhaps not twice differentiable" if self.num_tied else "no tie"
+        lines = [f"{head}; {len(self.sites)} sites, nearest tie at distance {self.margin:.3g}"]
+        lines += [f"  {site}" for site in self.sites if site.num_tied]
+        lines += [f"  {layer}" for layer in self.dead if layer.num_dead]
+        return "\n".join(lines)
+
+
+def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol: float = 0.0) -> Kinks:
+    """Kinks of a loss at a point, found in its program, and dead units.
+
+    An entry of max, min, abs, clamp, sign, floor, ceil, round, rem, sort, top_k, cumulative and windowed extrema, or of
+    a comparison that chooses (`where`, `cond`, `while`), ties where |a - b| <= tol for its operands a and b. It counts
+    where a and b differ to second order as functions of params: along one fixed random direction, in value, slope or
+    curvature. So ties of constants, of padding, of units that are off, and under `stop_gradient`, are none; and
+    without a tie the loss is twice differentiable as far as these primitives go (a square root at 0 is none of them).
+    A tie that counts is where it may not be: |x|^2 written with `abs` is smooth and is reported.
+
+    A unit is dead where an equation like max(x, 0) has x < 0 for every row. Units are the axes along which weights
+    differ (features of a product with a matrix of params, channels of a convolution); where the program does not tell
+    them, all axes but the leading one, if that is as long as the batch; else the layer has no record.
+
+    Args:
+      loss: `loss(params, batch) -> [N]` or scalar; `loss(params)` where batch is None. Traced and compiled once for its
+        shapes; read with its calls, loops and branches, but not inside other primitives (`jax.shard_map`,
+        `jax.lax.custom_linear_solve`).
+      params: any pytree of floating arrays, with their values: not under `jax.jit`.
+      batch: any pytree, or None.
+      tol: absolute, in the units of the operands; 0: exact ties alone.
+
+    Returns:
+      Kinks: the sites, numbers tied, distance to the nearest, dead units; `print` it for a summary.
+
+    Raises:
+      TypeError: loss is not callable; params are not floating, or are traced; loss returns no floating array.
+      ValueError: params are empty; tol is not a number from 0 up.
+
+    Example:
+      >>> loss = lambda w, x: jax.nn.relu(x @ w) ** 2
+      >>> found = kinks(loss, jnp.array([1.0, -1.0]), jnp.array([[1.0, 1.0], [3.0, 1.0]]))
+      >>> found.num_tied, found.sites[0].positions, found.smooth
+      (1, [(0,)], False)
+      >>> kinks(lambda w: jnp.sum(jax.nn.softplus(w)), jnp.zeros(2)).smooth
+      True
+
+    References: Griewank et al. (2018), arXiv:1701.04368, on programs that are piecewise smooth.
+    """
+    if not callable(loss):
+        raise TypeError(f"loss is {type(loss).__name__}, wanted a function loss(params, batch).")
+    trees.check_params(params)
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves((params, batch))):
+        raise TypeError("params or batch are traced: kinks reads values; call it outside jax.jit, vmap and grad.")
+    if isinstance(tol, bool) or not isinstance(tol, int | float | np.number) or not 0 <= tol < math.inf:
+        raise ValueError(f"tol must be a number from 0 up, got {tol!r}.")
+    sites, dead = _told(_readings(loss, params, batch, float(tol)))
+    num_tied = sum(site.num_tied for site in sites)
+    margin = float(np.min([math.inf, *(site.margin for site in sites)]))
+    return Kinks(sites, num_tied, margin, dead, num_tied == 0 and not math.isnan(margin))
+
+
+@partial(jax.jit, static_argnums=0)
+def _readings(loss: Callable, params: PyTree, batch: PyTree, tol: Any) -> list[tuple[Reading, Any]]:
+    args = (params,) if batch is None else (params, batch)
+    with jax.default_matmul_precision(PRECISION):
+        program, shape = jax.make_jaxpr(loss, return_shape=True)(*args)
+    _check_result(shape)
+    line = trees.normal_like(jax.random.key(0), params)
+    moving = [Entry(Series(x, dx, jnp.zeros_like(x))) for x, dx in zip(*map(jax.tree.leaves, (params, line)))]
+    inputs = [*moving, *(Entry(Series(x), data=True) for x in jax.tree.leaves(batch))]
+    _, readings = walk(program, inputs, [True], Scope(_rows(batch), tol))
+    return [(x, None if x.tied is None else jnp.sum(x.tied)) for x in readings]
+
+
+def _check_result(shape: Any) -> None:
+    if not (hasattr(shape, "dtype") and jnp.issubdtype(shape.dtype, jnp.floating)):
+        raise TypeError(f"loss returned {getattr(shape, 'dtype', type(shape).__name__)}, wanted one floating array.")
+
+
+def _rows(batch: PyTree) -> int | None:
+    lengths = {jnp.shape(x)[0] for x in jax.tree.leaves(batch) if jnp.ndim(x)}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _told(readings: list[tuple[Reading, Any]]) -> tuple[list[Site], list[Dead]]:
+    """On the host; sites where nothing moves are left out, and which entries tie is fetched where any does."""
+    sites, dead = [], []
+    for reading, num_tied in readings:
+        if num_tied is not None and reading.margin != math.inf:
+            tied = np.flatnonzero(reading.tied)[:MAX_LISTED] if num_tied else np.empty(0, int)
+            listed = _positions(tied, reading.shape)
+            sites.append(Site(*reading.names, reading.shape, int(num_tied), listed, float(reading.margin)))
+        if reading.alive is not None:
+            off, shape = np.flatnonzero(~reading.alive), reading.alive.shape
+            listed = _positions(off[:MAX_LISTED], shape)
+            dead.append(Dead(*reading.names, shape, math.prod(shape), len(off), listed))
+    return sites, dead
+
+
+def _positions(flat: np.ndarray, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [tuple(map(int, at)) for at in zip(*np.unravel_index(flat, shape))] if shape else [()] * len(flat)
+
+
+def _name(site: Site | Dead) -> str:
+    where = f"{site.primitive} in {site.function}" if site.function else site.primitive
+    return f"{where}, {site.source}"
+
+
+def _listed(positions: list[tuple[int, ...]], count: int) -> str:
+    few = ", ".join(map(str, positions[:4]))
+    return few if count <= 4 else f"{few}, ... ({count})"

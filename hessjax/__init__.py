@@ -56,7 +56,7 @@ _EXPORTS = {
     "sweep": "ensemble",
     "trace": "traces",
 }
-_MODULES = ("adapters", "landscapes", "plot", "rmt")
+_MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt")
 
 __all__ = [
     "Curve",
@@ -91,6 +91,7 @@ __all__ = [
     "explain",
     "frobenius_norm",
     "inertia",
+    "kinks",
     "kpm",
     "lanczos",
     "landscapes",
@@ -110,7 +111,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from hessjax import adapters, landscapes, plot, rmt
+    from hessjax import adapters, kinks, landscapes, plot, rmt
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.checks import OperatorError, check_operator
     from hessjax.config import Sweep

@@ -44,7 +44,7 @@ class Show:
       options: KEY=VALUE words for the landscape, e.g. depth=3.
       seed: of the init.
       dtype: of params and data; float64 tells small eigenvalues from rounding.
-      tol: zero is |eigenvalue| <= tol times the largest absolute row sum.
+      tol: zero is |eigenvalue| <= tol times the largest absolute row sum; by default 1e-8 in float64, 1e-5 in float32.
       resolution: points a side of the picture's plane.
       extent: half the side of that plane; by default what its points suggest.
       output: PNG file of the picture; by default NAME.png.
@@ -54,7 +54,7 @@ class Show:
     options: tuple[str, ...] = ()
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float64"
-    tol: float = 1e-8
+    tol: float | None = None
     resolution: int = 81
     extent: float | None = None
     output: Path | None = None
@@ -95,6 +95,19 @@ def _row(point: Shown) -> str:
     counts = "too large" if point.negative is None else f"{point.negative}/{point.zero}/{point.positive}"
     ends = f"{point.eigenvalues[0]:.4g} to {point.eigenvalues[-1]:.4g}"
     row = f"{point.loss:12.6g}{point.grad_norm:12.3g}  {counts:14s}{ends:22s}{point.kind}"
-    if point.said is not None and point.negative is not None and point.said != (point.negative, point.zero):
-        row += f" (the facts say index {point.said[0]}, nullity {point.said[1]}: see --tol and --dtype)"
-    return row.rstrip()
+    return (row + "".join(f" ({doubt})" for doubt in _doubts(point))).rstrip()
+
+
+def _doubts(point: Shown) -> list[str]:
+    """Where what is measured is not what the facts say."""
+    if point.said is None:
+        return []
+    loss, index, nullity = point.said
+    size, found = max(1.0, abs(loss), float(abs(point.eigenvalues).max(initial=0.0))), []
+    if abs(point.loss - loss) > 1e-4 * size:
+        found.append(f"the facts say loss {loss:g}")
+    if point.grad_norm > 1e-4 * size:
+        found.append("not critical: see its gradient")
+    if point.negative is not None and (index, nullity) != (point.negative, point.zero):
+        found.append(f"the facts say index {index}, nullity {nullity}: see --tol and --dtype")
+    return found

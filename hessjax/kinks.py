@@ -78,7 +78,9 @@ class Kinks(NamedTuple):
         if not self.sites:
             return "smooth: the program has no kinks that params reach"
         head = f"{self.num_tied} tied: perhaps not twice differentiable" if self.num_tied else "no tie"
-        lines = [f"{head}; {len(self.sites)} sites, nearest tie at distance {self.margin:.3g}"]
+        lines = [
+            f"{head}; {len(self.sites)} site{'s' * (len(self.sites) > 1)}, nearest tie at distance {self.margin:.3g}"
+        ]
         lines += [f"  {site}" for site in self.sites if site.num_tied]
         lines += [f"  {layer}" for layer in self.dead if layer.num_dead]
         return "\n".join(lines)

@@ -39,7 +39,7 @@ class Shown(NamedTuple):
     zero: int | None
     positive: int | None
     eigenvalues: Float[np.ndarray, " k"]  # ascending: all, or the two ends
-    said: tuple[int, int] | None  # index and nullity
+    said: tuple[float, int, int] | None  # loss, index and nullity
 
 
 class Plane(NamedTuple):
@@ -64,7 +64,7 @@ class Portrait(NamedTuple):
 
 
 def portrait(
-    land: Landscape, key: Key[Array, ""], *, resolution: int = 81, extent: float | None = None, tol: float = 1e-8
+    land: Landscape, key: Key[Array, ""], *, resolution: int = 81, extent: float | None = None, tol: float | None = None
 ) -> Portrait:
     """Points, spectra and a plane of a landscape; without known critical points, of an init.
 
@@ -73,10 +73,11 @@ def portrait(
       key: of the init that is measured, and, of large landscapes, of the search for extreme eigenvalues.
       resolution: points a side of the plane.
       extent: half the side of the plane, in units of the params; None: what the points or their size suggest.
-      tol: zero is |eigenvalue| <= tol ||H||.
+      tol: zero is |eigenvalue| <= tol ||H||; None: 1e-8 in float64, 1e-5 in narrower params.
 
     Raises:
-      ValueError: resolution is below 2, or extent not above 0.
+      ValueError: resolution is below 2, or extent not above 0; a critical point without point, loss, index, nullity or
+        kind, or of another structure than params.
 
     Example:
       >>> import hessjax as hj
@@ -89,14 +90,27 @@ def portrait(
     if extent is not None and not extent > 0:
         raise ValueError(f"extent must be above 0, got {extent}.")
     start = jax.jit(land.init)(key)
-    facts = _chosen(land.facts.get("critical_points", []))
+    facts = _chosen(_checked(land.facts.get("critical_points", []), start))
+    if tol is None:
+        tol = 1e-8 if jnp.result_type(*jax.tree.leaves(start)) == jnp.float64 else 1e-5
     cast = lambda point: jax.tree.map(lambda s, x: jnp.asarray(x, s.dtype), start, point)
     places = [(fact.get("name") or fact["kind"], cast(fact["point"]), fact) for fact in facts] or [("init", start, {})]
     shown = [_measured(land, place, key, tol) for place in places]
     plane = _plane(land, places, key, resolution, extent)
-    notes = list(land.facts.get("notes", []))
+    notes = land.facts.get("notes", [])
+    notes = [notes] if isinstance(notes, str) else list(notes)
     total = len(land.facts.get("critical_points", []))
     return Portrait(land.name, notes, trees.size(start), total, shown, plane)
+
+
+def _checked(facts: Sequence[dict[str, Any]], like: Any) -> Sequence[dict[str, Any]]:
+    for number, fact in enumerate(facts):
+        missing = [key for key in ("point", "loss", "index", "nullity", "kind") if key not in fact]
+        if missing:
+            raise ValueError(f"critical point {number} has no {missing[0]!r}; hj.landscapes.critical_point makes them.")
+        if jax.tree.structure(fact["point"]) != jax.tree.structure(like):
+            raise ValueError(f"critical point {number} is not of the structure of params, {jax.tree.structure(like)}.")
+    return facts
 
 
 def _chosen(facts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -118,7 +132,7 @@ def _measured(land: Landscape, place: tuple[str, Any, dict], key: Key[Array, ""]
         counts = int(found.negative), int(found.zero), int(found.positive)
     else:
         values = np.asarray(jax.jit(lambda o: eigsh(o, key, k=2, which="BE").values)(op), np.float64)
-    said = (fact["index"], fact["nullity"]) if fact else None
+    said = (float(fact["loss"]), fact["index"], fact["nullity"]) if fact else None
     return Shown(name, fact.get("kind", ""), float(loss), float(trees.norm(gradient)), *counts, values, said)
 
 
@@ -159,7 +173,8 @@ def _directions(land: Landscape, params: Any, key: Key[Array, ""]) -> tuple[np.n
     if not np.any(values):
         seed = np.asarray(jax.random.normal(key, (op.size, 2)), np.float64)
         return np.linalg.qr(seed)[0].T, ("a random direction", "another")
-    return axes, (f"eigenvector of λ = {values[0]:.3g}", f"eigenvector of λ = {values[-1]:.3g}")
+    ends = [0.0 if abs(v) < 1e-12 * np.abs(values).max() else v for v in (values[0], values[-1])]
+    return axes, (f"eigenvector of λ = {ends[0]:.3g}", f"eigenvector of λ = {ends[1]:.3g}")
 
 
 def _grid(

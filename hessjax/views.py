@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,13 @@ def draw_portrait(found: Portrait) -> Figure:
     _spectra(spectra, found)
     figure.suptitle(axes.plain(f"{found.name}: {found.size:,} parameter{'s' * (found.size > 1)}"), x=0.01, ha="left",
                     fontsize=14, fontweight="bold")  # fmt: skip
-    figure.supxlabel(axes.plain("; ".join([*found.notes, note])[:220]), fontsize=8, color=axes.GREY, x=0.99, ha="right")
+    figure.supxlabel(
+        axes.plain("\n".join(textwrap.wrap("; ".join([*found.notes, note]), 190))),
+        fontsize=8,
+        color=axes.GREY,
+        x=0.99,
+        ha="right",
+    )
     return figure
 
 
@@ -102,7 +109,7 @@ def _spectra(ax: Axes, found: Portrait) -> None:
         ax.plot(rank, point.eigenvalues, style, color=colour, markersize=5, label=_counts(point), alpha=0.85)
     ax.axhline(0, color=axes.GREY, linewidth=0.7)
     ax.set_xlim(0, 1)
-    ax.legend(fontsize=7.5, loc="upper left", framealpha=0.85)
+    ax.legend(fontsize=7.5, loc="best", framealpha=0.85)
 
 
 def _counts(point: Any) -> str:

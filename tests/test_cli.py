@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -203,6 +204,21 @@ def test_show_prints_what_is_known_and_measured_and_draws_it(capsys, monkeypatch
     assert re.search(r"origin +1 +0 +0/3/0 +0 to 0 +degenerate saddle", out)
     assert "the facts say" not in out
     assert (tmp_path / "a" / "net.png").stat().st_size > 10_000
+
+
+def test_show_says_where_facts_and_measurement_differ(capsys, monkeypatch, tmp_path):
+    def wrong():
+        """A bowl with three facts that are not true of it."""
+        fact = {"loss": 1.0, "index": 1, "nullity": 0, "kind": "minimum"}
+        points = [fact | {"point": np.zeros(2)}, fact | {"point": np.ones(2), "loss": 2.0, "index": 0}]
+        return base.Landscape("wrong", lambda key: jnp.ones(2), lambda p: p @ p, facts={"critical_points": points})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(base, "_registered", {"wrong": wrong})
+    assert main(["show", "wrong", "--resolution", "3", "--dtype", "float32"]) == 0
+    first, second = [line for line in capsys.readouterr().out.splitlines() if " minimum" in line]
+    assert first.endswith("(the facts say loss 1) (the facts say index 1, nullity 0: see --tol and --dtype)")
+    assert second.endswith("(not critical: see its gradient)")
 
 
 @pytest.mark.parametrize(

@@ -470,7 +470,7 @@ def test_the_summary_is_a_few_lines(untyped):
     assert "1 of 12 tied at (2, 3)" in lines[1]
     assert "of 4 units dead at (1,)" in lines[-1]
     assert str(kinks(lambda w: jnp.sum(w**2), X)).startswith("smooth")
-    assert str(kinks(lambda w: jnp.sum(jnp.abs(w)), X + 0.5)) == "no tie; 1 sites, nearest tie at distance 0.5"
+    assert str(kinks(lambda w: jnp.sum(jnp.abs(w)), X + 0.5)) == "no tie; 1 site, nearest tie at distance 0.5"
     assert "... (9)" in str(kinks(lambda w: jnp.sum(jnp.abs(w)), jnp.zeros(9)))
 
 

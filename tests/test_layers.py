@@ -133,7 +133,7 @@ def test_heavy_and_optional_packages_stay_in_their_places(package):
 
 
 def test_no_module_bears_the_name_of_a_public_function():
-    namespaces = {"landscapes", "plot", "profiles", "rmt", "adapters"}
+    namespaces = {"landscapes", "plot", "profiles", "rmt", "adapters", "kinks"}
     assert {m.split(".")[0] for m in MODULES} & (set(hessjax.__all__) - namespaces) == set()
     assert "utils" not in {m.split(".")[-1] for m in MODULES}
 
@@ -167,7 +167,7 @@ def test_modules_say_what_they_are_and_what_is_public(module):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
-@pytest.mark.parametrize("name", [n for n in hessjax.__all__ if n not in ("landscapes", "plot", "rmt")])
+@pytest.mark.parametrize("name", [n for n in hessjax.__all__ if n not in ("kinks", "landscapes", "plot", "rmt")])
 def test_every_public_name_has_an_example_that_runs(name):
     doc = getattr(hessjax, name).__doc__ or ""
     if isinstance(getattr(hessjax, name), type) and issubclass(getattr(hessjax, name), Exception | tuple):

@@ -16,7 +16,7 @@ def test_two_parameters_are_their_own_plane(float64):
     land = hj.landscapes.get("gradient-flat", dtype="float64")
     found = portrait(land, KEY, resolution=7)
     (point,) = found.points
-    assert (point.kind, point.loss, point.grad_norm, point.said) == ("minimum", 6.25, 0.0, (0, 0))
+    assert (point.kind, point.loss, point.grad_norm, point.said) == ("minimum", 6.25, 0.0, (6.25, 0, 0))
     assert (point.negative, point.zero, point.positive) == (0, 0, 2)
     np.testing.assert_allclose(point.eigenvalues, [10, 21])
     plane = found.plane
@@ -62,7 +62,7 @@ def test_every_kind_of_point_comes_before_another_of_its_kind(name, float64):
     found = portrait(land, KEY, resolution=3)
     kinds = {fact["kind"] for fact in land.facts["critical_points"]}
     assert {point.kind for point in found.points} == kinds
-    assert all(point.said == (point.negative, point.zero) for point in found.points)
+    assert all(point.said == (pytest.approx(point.loss), point.negative, point.zero) for point in found.points)
     assert np.isfinite(found.plane.loss).all()
 
 
@@ -75,6 +75,20 @@ def test_the_figure_has_a_panel_for_plane_surface_and_spectra(name, options, pan
     assert len(figure.axes) == panels
     assert found.name in figure.get_suptitle()
     figure.canvas.draw()  # all of it can be laid out
+
+
+@pytest.mark.parametrize(
+    ("fact", "words"),
+    [
+        ({"point": np.zeros(2), "loss": 0.0, "index": 0, "kind": "minimum"}, "critical point 0 has no 'nullity'"),
+        ({"point": {}, "loss": 0.0, "index": 0, "nullity": 0, "kind": "minimum"}, "not of the structure of params"),
+    ],
+)
+def test_facts_that_are_none_are_answered_in_one_line(fact, words):
+    land = hj.Landscape("mine", lambda key: jnp.ones(2), lambda p: p @ p, facts={"critical_points": [fact]})
+    with pytest.raises(ValueError, match=words) as caught:
+        portrait(land, KEY, resolution=3)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def test_rosenbrocks_second_minimum_in_four_dimensions_is_where_it_is_published(
     ("name", "options", "words"),
     [
         ("polynomial", {"terms": ()}, "one or more"),
+        ("polynomial", {"terms": "x^2"}, "terms must be pairs like"),
         ("polynomial", {"terms": ((1.0, (2, 0)), (1.0, (1,)))}, "as many powers in each"),
         ("polynomial", {"terms": ((1.0, (2, -1)),)}, "powers must be whole numbers"),
         ("polynomial", {"terms": ((1.0, (2, 0.5)),)}, "powers must be whole numbers"),

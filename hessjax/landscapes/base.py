@@ -64,6 +64,12 @@ def critical_point(point: Any, loss: float, eigenvalues: Any, kind: str, **more:
       eigenvalues: all of the Hessian's, NumPy, zeros exactly 0.
       kind: minimum, maximum, strict saddle, degenerate minimum, degenerate maximum, degenerate saddle or undecided.
       **more: kept as given; name, above all.
+
+    Example:
+      >>> import numpy as np
+      >>> fact = critical_point(np.zeros(2), 0.0, np.array([2.0, -2.0]), "strict saddle", name="origin")
+      >>> fact["index"], fact["nullity"], fact["eigenvalues"].tolist()
+      (1, 0, [-2.0, 2.0])
     """
     index, nullity = int((eigenvalues < 0).sum()), int((eigenvalues == 0).sum())
     found = {"point": point, "loss": float(loss), "index": index, "nullity": nullity, "kind": kind}

@@ -184,13 +184,14 @@ def _critical_point(problem: Regression, subset: tuple[int, ...], hidden_rank: i
     inside = float(problem.eigenvalues[list(subset)].sum())
     has_room = len(subset) < problem.bottleneck and bool(_left_out(problem, subset))
     kind = "strict saddle" if index else "degenerate saddle" if has_room else "minimum"
+    inner = f", inner rank {hidden_rank}" if hidden_rank < problem.bottleneck and problem.depth > 2 else ""
     fact = {
         "point": _representative(problem, subset, hidden_rank),
         "loss": problem.scale / 2 * (problem.variance - inside),
         "index": index,
         "nullity": nullity,
         "kind": "degenerate minimum" if kind == "minimum" and nullity else kind,
-        "name": f"eigenvectors {', '.join(map(str, subset)) or 'none'}",
+        "name": f"eigenvectors {', '.join(map(str, subset)) or 'none'}" + inner,
         "subset": subset,
         "hidden_rank": hidden_rank,
         "strict": index > 0,

@@ -279,7 +279,10 @@ def _hessian(terms: Terms, x: Point) -> Float[np.ndarray, "n n"]:
 
 
 def _checked(terms: Terms) -> Terms:
-    found = [(float(c), tuple(powers)) for c, powers in terms]
+    try:
+        found = [(float(c), tuple(powers)) for c, powers in terms]
+    except (TypeError, ValueError):
+        raise ValueError(f"terms must be pairs like (1.0, (2, 0)), for x^2; got {terms!r}.") from None
     if not found or len({len(powers) for _, powers in found}) != 1 or not found[0][1]:
         raise ValueError(f"terms must be one or more (coefficient, powers), as many powers in each; got {terms!r}.")
     for _, powers in found:

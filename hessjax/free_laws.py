@@ -35,7 +35,7 @@ NEWTON = 4  # steps from the roots of a companion matrix, which are off by some 
 class Outlier:
     """The eigenvalue that a rank-one perturbation splits off, and what its eigenvector shares with the perturbation's.
 
-    value: the eigenvalue; the nearer edge where none splits off.
+    value: the eigenvalue; where none splits off the upper edge, or for a negative perturbation the lower one.
     overlap: the squared cosine of the two vectors; 0 where none splits off.
     """
 
@@ -69,6 +69,18 @@ class FreeLaw:
         """Share of eigenvalues that are exactly `shift`: what Wishart parts of few columns leave, alone."""
         return 0.0 if self.variance > 0 else max(0.0, 1.0 - sum(self.rates))
 
+    def __post_init__(self) -> None:
+        """Refuses what is no law.
+
+        Raises:
+          ValueError: a number is not finite, the variance is negative, a rate not above 0 or a jump 0.
+        """
+        numbers = np.array([self.shift, self.variance, *self.jumps, *self.rates], float)
+        if len(self.jumps) != len(self.rates) or not np.isfinite(numbers).all():
+            raise ValueError(f"a law takes finite numbers and as many rates as jumps; got {self.jumps}, {self.rates}.")
+        if self.variance < 0 or 0 in self.jumps or min(self.rates, default=1.0) <= 0:
+            raise ValueError(f"variance must be at least 0, rates above 0 and jumps not 0; got {self}.")
+
     def edges(self) -> tuple[float, float]:
         """Smallest and largest number of the continuous part; `shift` twice where all is one atom.
 
@@ -97,7 +109,7 @@ class FreeLaw:
         """
         x = np.asarray(x, np.float64)
         w = self._w(x)
-        return np.where(self._inside(x), np.abs(np.imag(1 / w)) / np.pi, 0.0)
+        return np.where(np.isnan(x), np.nan, np.where(self._inside(x), np.abs(np.imag(1 / w)) / np.pi, 0.0))
 
     def cdf(self, x: Numbers) -> Float[np.ndarray, "*shape"]:
         """Share of eigenvalues that are at most x.
@@ -107,7 +119,7 @@ class FreeLaw:
           [0.0, 0.5, 1.0]
         """
         x = np.asarray(x, np.float64)
-        return np.asarray(self._below(x) + self.atom * (x == self.shift))
+        return np.where(np.isnan(x), np.nan, self._below(x) + self.atom * (x == self.shift))
 
     def negative_fraction(self) -> float:
         """Share of eigenvalues below 0.
@@ -136,7 +148,7 @@ class FreeLaw:
         return np.asarray(_moments(self._cumulant, int(orders.max(initial=0)))[orders])
 
     def outlier(self, theta: float) -> Outlier:
-        """What a rank-one perturbation theta u u', u in general position, splits off.
+        """What a rank-one perturbation theta u u', u in general position, splits off: beyond all bands, or into a gap.
 
         Example:
           >>> FreeLaw(variance=1.0).outlier(2.0)      # theta + 1 / theta, 1 - 1 / theta^2
@@ -147,7 +159,7 @@ class FreeLaw:
         ends = self.curve_ends
         if not ends.size:
             return Outlier(self.shift + theta, 1.0)
-        if ends[0, 0] <= theta <= ends[-1, 1]:
+        if np.any((ends[:, 0] <= theta) & (theta <= ends[:, 1])):
             return Outlier(self.edges()[0 if theta < 0 else 1], 0.0)
         return Outlier(float(self._z(theta)), float(1 - self._k(theta)))
 
@@ -208,12 +220,37 @@ class FreeLaw:
 
     def _w(self, x: np.ndarray) -> Numbers:
         """w in the upper half plane, for x within a band."""
+        inside = self._inside(x)
+        x = np.where(inside, x, self.bands().mean() if len(self.bands()) else self.shift)  # any other number would do
         w = _upper_root(self._polynomial(np.asarray(x - self.shift)))
         for _ in range(NEWTON):
             slope = 1 - sum(weight / (w - pole) ** 2 for pole, weight in self._poles())
             step = (self._z(w) - x) / np.where(slope == 0, np.inf, slope)
             w = np.where(np.abs(step) < 0.1 * np.abs(w.imag), w - step, w)  # at an edge two roots meet
-        return w
+        lost = inside & ~((w.imag > 0) & (np.abs(self._z(w) - x) <= 1e-9 * np.abs(w)))
+        return self._traced(x, w, lost) if np.any(lost) else w
+
+    def _traced(self, x: np.ndarray, w: np.ndarray, lost: np.ndarray) -> np.ndarray:
+        """Those that rounding lost, by bisection along K = 1, on which z rises from one end of a band to the other."""
+        x, w = np.atleast_1d(x), np.atleast_1d(w).copy()
+        for (low, high), (left, right) in zip(self.bands(), self.curve_ends, strict=True):
+            here = np.atleast_1d(lost) & (low < x) & (x < high)
+            a, b = np.full(here.sum(), left), np.full(here.sum(), right)
+            for _ in range(60):
+                middle = (a + b) / 2
+                below = np.real(self._z(middle + 1j * self._height(middle))) < x[here]
+                a, b = np.where(below, middle, a), np.where(below, b, middle)
+            w[here] = (a + b) / 2 + 1j * self._height((a + b) / 2)
+        return w.reshape(np.shape(lost))
+
+    def _height(self, u: np.ndarray) -> np.ndarray:
+        """The imaginary part of w where K = 1 above u."""
+        a, b = np.zeros_like(u), np.full_like(u, np.sqrt(sum(weight for _, weight in self._poles())))
+        for _ in range(60):
+            middle = (a + b) / 2
+            above = self._k(u + 1j * middle) > 1
+            a, b = np.where(above, middle, a), np.where(above, b, middle)
+        return (a + b) / 2
 
     def _polynomial(self, x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape degree"]:
         """Coefficients, the highest first, of w prod_j (w - jump_j) (z(w) - x); without that w if no term is over w."""
@@ -269,7 +306,7 @@ def _crossing(excess: Callable[[float], float], outside: float, inside: float) -
 
     if excess(outside) >= 0 or excess(inside) <= 0:  # one pole alone: the two places are one
         return inside if abs(excess(inside)) < abs(excess(outside)) else outside
-    found: Any = brentq(excess, outside, inside, xtol=1e-300, rtol=4 * np.finfo(float).eps)
+    found: Any = brentq(excess, outside, inside, xtol=1e-300, rtol=4 * np.finfo(float).eps, maxiter=2000)
     return float(found)
 
 

@@ -96,6 +96,9 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
     without a tie the loss is twice differentiable as far as these primitives go (a square root at 0 is none of them).
     A tie that counts is where it may not be: |x|^2 written with `abs` is smooth and is reported.
 
+    Not seen: a step that another step reads (`where(sign(w) >= .5, w, -w)`), scatter extrema (`segment_max`),
+    conversion to integers, sorts by several keys, reductions by a user's function, and slopes that agree to 64 eps.
+
     A unit is dead where an equation like max(x, 0) has x < 0 for every row. Units are the axes along which weights
     differ (features of a product with a matrix of params, channels of a convolution); where the program does not tell
     them, all axes but the leading one, if that is as long as the batch; else the layer has no record.

@@ -87,8 +87,8 @@ def portrait(
     """
     if resolution < 2:
         raise ValueError(f"resolution must be at least 2 points, got {resolution}.")
-    if extent is not None and not extent > 0:
-        raise ValueError(f"extent must be above 0, got {extent}.")
+    if extent is not None and not 0 < extent < np.inf:
+        raise ValueError(f"extent must be above 0 and finite, got {extent}.")
     start = jax.jit(land.init)(key)
     facts = _chosen(_checked(land.facts.get("critical_points", []), start))
     if tol is None:

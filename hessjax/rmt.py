@@ -39,6 +39,8 @@ __all__ = [
 Model = Literal["wigner", "relu"]
 Ensemble = Literal["poisson", "goe", "gue", "gse"]
 BETA = {"goe": 1, "gue": 2, "gse": 4}
+INVISIBLE = 1e-200  # a variance that spreads zeros by nothing that could be seen, and whose square root has a square
+RARE = 60  # rows from which on the odds are below the smallest number
 NODES = 300  # of the quadrature for definiteness; polynomials of some fifty degrees times a Gaussian are resolved
 
 
@@ -91,6 +93,8 @@ def wishart_plus_wigner(phi: float, eps: float, *, wishart: float = 1.0, wigner:
     """
     phi, weight = _number("phi", phi), float(wishart)
     variance = 2 * _number("eps", eps) * float(wigner) ** 2
+    if variance > 0:
+        variance = max(variance, INVISIBLE)
     if phi == 0:  # infinitely many samples: J J' / m is the identity
         return FreeLaw(shift=weight, variance=variance)
     if weight == 0:
@@ -247,6 +251,8 @@ def goe_odds(n: int) -> Odds:
     from scipy.special import gammaln
 
     n = _size(n)
+    if n > RARE:
+        return _odds(0.0)
     ordered = _log_pfaffian_of_the_half_line(n)
     orders = np.arange(1, n + 1)
     whole = n / 2 * np.log(2 * np.pi) + np.sum(gammaln(1 + orders / 2) - gammaln(1.5))
@@ -261,7 +267,7 @@ def _log_pfaffian_of_the_half_line(n: int) -> float:
     nodes, weights = legendre.leggauss(NODES)
     x, weights = (nodes + 1) * end / 2, weights * end / 2
     weight = np.exp(-(x**2) / 2)
-    basis, log_norms = _orthonormal(x, weights * weight, n)
+    basis, log_norms = _orthonormal(x, weights * weight**2, n)  # what is paired is p times the weight
     values = basis * weight
     series = (legendre.legvander(nodes, NODES - 1) * weights[:, None]).T @ values.T * (np.arange(NODES)[:, None] + 0.5)
     integrals = legendre.legval(nodes, legendre.legint(series, lbnd=-1))  # from 0 to x, times 2 / end twice
@@ -301,6 +307,8 @@ def spacing_ratios(eigenvalues: Numbers) -> Float[np.ndarray, " k"]:
 
     References: Oganesyan & Huse (2007), doi:10.1103/PhysRevB.75.155111.
     """
+    if np.iscomplexobj(eigenvalues):
+        raise ValueError("eigenvalues are complex, wanted those of a symmetric matrix.")
     values = np.sort(np.asarray(eigenvalues, np.float64))
     if values.ndim != 1 or values.size < 3 or not np.isfinite(values).all():
         raise ValueError(f"eigenvalues must be three or more finite numbers in one axis, got shape {values.shape}.")
@@ -326,7 +334,7 @@ def spacing_ratio_density(ratio: Numbers, ensemble: Ensemble = "goe") -> Float[n
         beta = BETA[ensemble]
         constant = {1: 8 / 27, 2: 4 * np.pi / (81 * np.sqrt(3)), 4: 4 * np.pi / (729 * np.sqrt(3))}[beta]
         found = 2 * (r + r**2) ** beta / (1 + r + r**2) ** (1 + 1.5 * beta) / constant
-    return np.where((r >= 0) & (r <= 1), found, 0.0)
+    return np.where((r >= 0) & (r <= 1), found, np.where(np.isnan(r), np.nan, 0.0))
 
 
 def mean_spacing_ratio(ensemble: Ensemble = "goe") -> float:
@@ -364,7 +372,10 @@ def _numbers(name: str, value: Numbers) -> Float[np.ndarray, "*shape"]:
 
 
 def _number(name: str, value: float) -> float:
-    return float(_numbers(name, value))
+    found = _numbers(name, value)
+    if found.ndim:
+        raise ValueError(f"{name} must be one number, got shape {found.shape}.")
+    return float(found)
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

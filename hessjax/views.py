@@ -40,8 +40,9 @@ def draw_portrait(found: Portrait) -> Figure:
     _spectra(spectra, found)
     figure.suptitle(axes.plain(f"{found.name}: {found.size:,} parameter{'s' * (found.size > 1)}"), x=0.01, ha="left",
                     fontsize=14, fontweight="bold")  # fmt: skip
+    said = [*found.notes, note] if len(found.plane.ys) > 1 else found.notes
     figure.supxlabel(
-        axes.plain("\n".join(textwrap.wrap("; ".join([*found.notes, note]), 190))),
+        axes.plain("\n".join(textwrap.wrap("; ".join(said), 190))),
         fontsize=8,
         color=axes.GREY,
         x=0.99,
@@ -65,7 +66,8 @@ def _contours(ax: Axes, found: Portrait, heights: np.ndarray) -> None:
     plane = found.plane
     axes.frame(ax, "Loss", "")
     axes.label(ax, *plane.labels)
-    if np.ptp(heights[np.isfinite(heights)]) > 0:
+    finite = heights[np.isfinite(heights)]
+    if finite.size and np.ptp(finite) > 0:
         ax.contourf(plane.xs, plane.ys, heights, levels=LEVELS, cmap="viridis")
         ax.contour(plane.xs, plane.ys, heights, levels=LEVELS, colors="white", linewidths=0.3, alpha=0.6)
     for k, (name, x, y) in enumerate(plane.marks):

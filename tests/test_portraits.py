@@ -91,6 +91,19 @@ def test_facts_that_are_none_are_answered_in_one_line(fact, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_plane_without_a_finite_loss_is_drawn_empty():
+    plane = portraits.Plane(np.arange(3.0), np.arange(3.0), np.full((3, 3), np.nan), ("x", "y"), [("init", 1.0, 1.0)])
+    point = portraits.Shown("init", "", np.nan, np.nan, 0, 0, 0, np.zeros(2), None)
+    hj.plot.portrait(portraits.Portrait("nowhere", [], 2, 0, [point], plane))
+
+
+def test_a_minimum_far_down_the_list_is_shown_and_default_tolerances_suit_the_dtype():
+    found = portrait(hj.landscapes.get("autoencoder"), KEY, resolution=3)  # 22 points, the minimum the ninth
+    assert [point.kind for point in found.points].count("degenerate minimum") == 1
+    assert all(point.said[1:] == (point.negative, point.zero) for point in found.points)
+    assert (found.num_points, len(found.points)) == (22, 6)
+
+
 @pytest.mark.parametrize(
     ("given", "words"), [({"resolution": 1}, "resolution must be at least 2"), ({"extent": 0.0}, "extent")]
 )

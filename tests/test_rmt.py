@@ -194,6 +194,41 @@ def test_r9_outliers_are_those_of_baik_ben_arous_and_peche():
     assert law.outlier(-0.9) == rmt.Outlier(-2.0, 0.0)
 
 
+@pytest.mark.parametrize(("law", "theta"), [
+    (rmt.wishart_plus_wigner(4.0, 1e-3), 0.5),
+    (FreeLaw(jumps=(-1.0,), rates=(0.25,), variance=1e-3), -0.3),
+])  # fmt: skip
+def test_an_outlier_may_split_off_into_a_gap(law, theta):
+    n, rng = 800, np.random.default_rng(5)
+    j, w = rng.standard_normal((n, n // 4)), rng.standard_normal((n, n))
+    h = law.jumps[0] / n * (j @ j.T) + np.sqrt(law.variance / (2 * n)) * (w + w.T)
+    h[0, 0] += theta
+    values, vectors = np.linalg.eigh(h)
+    found = law.outlier(theta)
+    nearest = np.abs(values - found.value).argmin()
+    assert values[nearest] == pytest.approx(found.value, abs=4 * abs(theta) / n**0.5)
+    assert vectors[0, nearest] ** 2 == pytest.approx(found.overlap, abs=4 / n**0.5)
+    still = FreeLaw(jumps=law.jumps, rates=law.rates, variance=1e-12).outlier(theta)
+    none = FreeLaw(jumps=law.jumps, rates=law.rates).outlier(theta)
+    assert (still.value, still.overlap) == pytest.approx((none.value, none.overlap), abs=1e-6)
+
+
+@pytest.mark.parametrize("law", [rmt.wishart_plus_relu(1e8, 1e-16), rmt.wishart_plus_relu(1e12, 1.0)], ids=str)
+def test_distribution_functions_rise_at_the_most_extreme_ratios(law):
+    for low, high in law.bands():
+        x = (low + high) / 2 - (high - low) / 2 * np.cos(np.linspace(0, np.pi, 801))
+        assert (np.diff(law.cdf(x)) >= -1e-7).all()
+
+
+def test_numbers_that_are_none_are_not_an_exception():
+    law = rmt.semicircle()
+    np.testing.assert_array_equal(law.cdf([np.nan, -np.inf, np.inf, 1e200]), [np.nan, 0, 1, 1])
+    np.testing.assert_array_equal(law.density([np.nan, -np.inf, 1e200]), [np.nan, 0, 0])
+    assert np.isnan(rmt.spacing_ratio_density(np.nan))
+    assert float(rmt.index_curve(1e-120, 4.0)) == pytest.approx(0.375, abs=1e-9)
+    assert rmt.wishart_plus_wigner(100.0, 1e-300).negative_fraction() == pytest.approx(0.495, abs=1e-9)
+
+
 def test_outliers_of_other_laws_are_those_of_random_matrices():
     n, law, theta = 1500, rmt.wishart_plus_wigner(0.25, 0.1), 2.5
     rng = np.random.default_rng(1)
@@ -242,7 +277,10 @@ def test_definiteness_falls_at_the_rate_of_dean_and_majumdar():
     logs = np.log([rmt.goe_odds(n).minimum for n in (19, 20, 21)])
     # log P = -(log 3 / 4) n^2 + ...: second differences, to the 1 / n^2 of the next terms.
     assert logs[0] - 2 * logs[1] + logs[2] == pytest.approx(-np.log(3) / 2, abs=2e-3)
-    assert rmt.goe_odds(60).saddle == 1.0
+    # By de Bruijn's Pfaffian in arithmetic of 120 digits.
+    for n, exact in ((30, 3.781e-113), (40, 2.567e-198), (50, 2.433e-307)):
+        assert rmt.goe_odds(n).minimum == pytest.approx(exact, rel=2e-4)
+    assert [rmt.goe_odds(n).minimum for n in (61, 300)] == [0.0, 0.0]
 
 
 def test_spacing_ratios_tell_correlated_levels_from_others():
@@ -289,6 +327,12 @@ def test_laws_take_arrays_of_any_shape_and_give_them_back():
     ("call", "words"),
     [
         (lambda: rmt.semicircle(-1.0), "sigma must be finite and at least 0, got -1.0"),
+        (lambda: FreeLaw(variance=-1.0), "variance must be at least 0"),
+        (lambda: FreeLaw(jumps=(1.0,), rates=()), "as many rates as jumps"),
+        (lambda: FreeLaw(jumps=(0.0,), rates=(1.0,)), "jumps not 0"),
+        (lambda: rmt.wishart_plus_wigner(0.5, 0.5, wishart=float("nan")), "finite numbers"),
+        (lambda: rmt.marchenko_pastur([0.5, 0.2]), "phi must be one number"),
+        (lambda: rmt.spacing_ratios([1.0, 2.0j, 3.0]), "complex"),
         (lambda: rmt.marchenko_pastur(float("nan")), "phi must be finite"),
         (lambda: rmt.wishart_plus_wigner(0.5, -0.1), "eps must be finite and at least 0"),
         (lambda: rmt.wishart_plus_relu(float("inf"), 0.1), "phi must be finite"),

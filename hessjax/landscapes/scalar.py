@@ -36,7 +36,7 @@ def scalar_linear(*, depth: int = 2, inputs: float = 1.0, target: float = 1.0, d
       >>> [(p["name"], p["index"], p["nullity"]) for p in land.facts["critical_points"]]
       [('global', 0, 2), ('two zeros', 1, 1), ('origin', 0, 3)]
     """
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+    if isinstance(depth, bool) or not isinstance(depth, int | np.integer) or depth < 1:
         raise ValueError(f"depth must be a whole number, at least 1; got {depth!r}.")
     if not inputs * target or not np.isfinite(inputs * target):
         raise ValueError(f"inputs and target must be finite and not 0, got {inputs} and {target}.")

@@ -16,6 +16,8 @@ def wilson(count: int, total: int, z: float = 1.959963984540054) -> tuple[float,
 
     References: Wilson (1927), doi:10.1080/01621459.1927.10502953.
     """
+    if not 0 <= count <= total or total < 1:
+        raise ValueError(f"count must be from 0 to total, and total at least 1; got {count} of {total}.")
     share, shrink = count / total, 1 + z**2 / total
     centre = (share + z**2 / (2 * total)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))

@@ -134,8 +134,10 @@ def saddle(*, across: float = -1.0, along: float = 3.0, dtype: str = "float32") 
 
     References: Dauphin et al. (2014), arXiv:1406.2572, figure 2.
     """
-    if not across * along < 0:
-        raise ValueError(f"across and along must be of opposite sign for a saddle, got {across} and {along}.")
+    if not across * along < 0 or not np.isfinite([across, along]).all():
+        raise ValueError(
+            f"across and along must be finite and of opposite sign for a saddle, got {across} and {along}."
+        )
     return _deck("saddle", ((across, (2, 0)), (along, (0, 2))), "strict saddle", -np.inf, dtype)
 
 
@@ -209,10 +211,10 @@ def rosenbrock(*, dimension: int = 2, steepness: float = 100.0, dtype: str = "fl
 
     References: Rosenbrock (1960), doi:10.1093/comjnl/3.3.175; Kok & Sandrock (2009), doi:10.1162/evco.2009.17.3.437.
     """
-    if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 2:
+    if isinstance(dimension, bool) or not isinstance(dimension, int | np.integer) or dimension < 2:
         raise ValueError(f"dimension must be a whole number, at least 2; got {dimension!r}.")
-    if not steepness > 0:
-        raise ValueError(f"steepness must be above 0, got {steepness!r}.")
+    if not 0 < steepness < np.inf:
+        raise ValueError(f"steepness must be above 0 and finite, got {steepness!r}.")
     unit = lambda i, power: tuple(power * (j == i) for j in range(dimension))
     terms: list = [(float(dimension - 1), unit(0, 0))]
     for i in range(dimension - 1):
@@ -283,10 +285,12 @@ def _checked(terms: Terms) -> Terms:
         found = [(float(c), tuple(powers)) for c, powers in terms]
     except (TypeError, ValueError):
         raise ValueError(f"terms must be pairs like (1.0, (2, 0)), for x^2; got {terms!r}.") from None
+    if not all(np.isfinite(c) for c, _ in found):
+        raise ValueError(f"coefficients must be finite, got {[c for c, _ in found]}.")
     if not found or len({len(powers) for _, powers in found}) != 1 or not found[0][1]:
         raise ValueError(f"terms must be one or more (coefficient, powers), as many powers in each; got {terms!r}.")
     for _, powers in found:
-        if any(isinstance(p, bool) or not isinstance(p, int) or p < 0 for p in powers):
+        if any(isinstance(p, bool) or not isinstance(p, int | np.integer) or p < 0 for p in powers):
             raise ValueError(f"powers must be whole numbers, at least 0; got {powers!r}.")
     return found
 

@@ -73,6 +73,7 @@ t = np.linspace(-0.2, 1.2, 400)
 along = jax.vmap(lambda s: land.loss(jax.tree.map(lambda a, b: a + s * (b - a), start, end), land.batch))(t)
 right.semilogy(t, along)
 right.set(xlabel="from one (0) to the other (1)", ylabel="loss", title="and the straight way between them")
+
 # %% [markdown]
 # ## How often? Students and teachers
 #
@@ -104,7 +105,7 @@ ax.errorbar(
 )
 ax.plot(SIZES, published, "x", markersize=8, label="published")
 ax.set(xlabel="n = k", ylabel="share that ends at a spurious minimum", ylim=(0, 0.8))
-ax.legend()
+ax.legend(loc="upper left")
 assert sum((low <= published) & (published <= high)) >= len(SIZES) - 1
 
 # %% [markdown]
@@ -151,11 +152,12 @@ for ax, problem in zip(axes, ("xor", "jellyfish")):
     ax.set(xlabel="hidden units", title=problem, ylim=(-0.03, 1.03))
 axes[0].set_ylabel("share of starts that succeed")
 axes[0].legend(fontsize=8)
+
 # %% [markdown]
 # ## The blind spot
 #
 # If all units of a layer are below zero for all data, the gradient is zero but for the last bias: nothing moves. With
-# params drawn around a mean below zero that is likely, and wide layers do not help for long.
+# params drawn around a mean below zero that is likely, the more so the narrower the layer.
 
 # %%
 means = np.linspace(-1.5, 0.5, 5 if SMOKE else 13)

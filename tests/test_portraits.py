@@ -94,7 +94,9 @@ def test_facts_that_are_none_are_answered_in_one_line(fact, words):
 def test_a_plane_without_a_finite_loss_is_drawn_empty():
     plane = portraits.Plane(np.arange(3.0), np.arange(3.0), np.full((3, 3), np.nan), ("x", "y"), [("init", 1.0, 1.0)])
     point = portraits.Shown("init", "", np.nan, np.nan, 0, 0, 0, np.zeros(2), None)
-    hj.plot.portrait(portraits.Portrait("nowhere", [], 2, 0, [point], plane))
+    flat, *_ = hj.plot.portrait(portraits.Portrait("nowhere", [], 2, 0, [point], plane)).axes
+    assert len(flat.lines) == 1  # the mark
+    assert not flat.collections
 
 
 def test_a_minimum_far_down_the_list_is_shown_and_default_tolerances_suit_the_dtype():

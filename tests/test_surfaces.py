@@ -161,6 +161,8 @@ def test_rosenbrocks_second_minimum_in_four_dimensions_is_where_it_is_published(
         ("saddle", {"across": 1.0}, "opposite sign"),
         ("rosenbrock", {"dimension": 1}, "dimension must be a whole number, at least 2; got 1"),
         ("rosenbrock", {"steepness": 0.0}, "steepness must be above 0"),
+        ("bowl", {"dtype": "float64"}, "dtype float64 needs x64"),
+        ("scalar-linear", {"dtype": "float64"}, "dtype float64 needs x64"),
         ("scalar-linear", {"depth": 0}, "depth must be a whole number, at least 1; got 0"),
         ("scalar-linear", {"target": 0.0}, "finite and not 0"),
     ],

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 __all__ = [
+    "check_dtype",
     "check_whole",
     "checked_pair",
     "clusters",
@@ -36,6 +37,20 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}.")
+
+
+def check_dtype(dtype: Any) -> None:
+    """Refuses what is not float32 or float64, and float64 without x64.
+
+    Raises:
+      ValueError: with the line to write.
+    """
+    import jax
+
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError('dtype float64 needs x64; write jax.config.update("jax_enable_x64", True) first.')
 
 
 def spaced(count: int, rows: int | None) -> Int[np.ndarray, " rows"]:

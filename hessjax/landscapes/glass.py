@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hessjax.landscapes.base import Landscape
+from hessjax.landscapes.data import check_whole
 from hessjax.landscapes.index_laws import bray_dean_index, ground_state_energy, p_spin_index, threshold_energy
 
 __all__ = [
@@ -74,8 +75,10 @@ def p_spin(
       >>> int(hj.inertia(hj.Hessian(land.loss, jnp.asarray(saddle["point"], "float32")), tol=1e-5).negative)
       2
     """
-    size, order = _whole("size", size, 2), _whole("order", order, 2)
-    well, seed = _number("well", well), _whole("couplings_seed", couplings_seed, 0)
+    check_whole("size", size, 2)
+    check_whole("order", order, 2)
+    check_whole("couplings_seed", couplings_seed, 0)
+    size, order, seed, well = int(size), int(order), int(couplings_seed), _number("well", well)
     if order * math.log2(size) > math.log2(LARGEST):
         raise ValueError(f"size {size} and order {order} ask for {size}**{order} couplings; at most 2**24 are held.")
     couplings = _symmetric(np.random.default_rng(seed).standard_normal((size,) * order)) / math.sqrt(size)
@@ -145,9 +148,11 @@ def gaussian_field(
       >>> land.loss(jnp.zeros(2)).shape, land.facts["hessian"](np.zeros(2)).shape
       ((), (2, 2))
     """
-    dimension, num_features = _whole("dimension", dimension, 1), _whole("num_features", num_features, 1)
+    check_whole("dimension", dimension)
+    check_whole("num_features", num_features)
+    check_whole("field_seed", field_seed, 0)
+    dimension, num_features, seed = int(dimension), int(num_features), int(field_seed)
     length, confinement = _number("length", length), _number("confinement", confinement, zero=True)
-    seed = _whole("field_seed", field_seed, 0)
     if dimension * num_features > LARGEST:
         raise ValueError(
             f"dimension {dimension} and num_features {num_features} ask for {dimension * num_features} numbers; "
@@ -297,12 +302,6 @@ def _field_facts(frequencies, amplitudes, phases, confinement) -> dict[str, Call
         "gradient": lambda x: confinement * np.asarray(x, float) - (amplitudes * np.sin(angles(x))) @ frequencies,
         "hessian": lambda x: confinement * eye - (frequencies.T * (amplitudes * np.cos(angles(x)))) @ frequencies,
     }
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}.")
-    return int(value)
 
 
 def _number(name: str, value: Any, *, zero: bool = False) -> float:

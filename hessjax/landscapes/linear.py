@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from hessjax.landscapes import data
 from hessjax.landscapes.base import Landscape, near
+from hessjax.landscapes.data import check_whole
 from hessjax.landscapes.linear_points import Regression, count_classes, critical_points, layer_names
 
 __all__ = ["LOSSES", "LayerProducts", "autoencoder", "deep_linear", "generic_ranks", "linear_network"]
@@ -75,7 +76,7 @@ def deep_linear(
       [((), 'strict saddle'), ((0,), 'strict saddle')]
     """
     _check_widths("widths", widths, 2)
-    _check_whole("rows", rows)
+    check_whole("rows", rows)
     x, y = data.noise(rows, widths[0], widths[-1], seed=data_seed)
     note = f"{rows} rows of standard normal inputs and targets (seed {data_seed})"
     if rank != "full":
@@ -134,13 +135,13 @@ def autoencoder(
       (42, 1.0)
     """
     for name, value, least in (("inputs", inputs, 1), ("hidden", hidden, 1), ("depth", depth, 2)):
-        _check_whole(name, value, least)
+        check_whole(name, value, least)
     values = np.asarray(eigenvalues, float) if np.size(eigenvalues) else np.arange(1.0, inputs + 1)
     if values.shape != (inputs,) or not np.isfinite(values).all() or values.min() < 0 or not values.any():
         raise ValueError(f"eigenvalues must be {inputs} numbers from 0 up, not all 0 (inputs); got {eigenvalues!r}.")
     least = 1 if sampled else inputs
     count = rows if rows is not None else 10_000 if sampled else inputs
-    _check_whole("rows", count, least)
+    check_whole("rows", count, least)
     x = _inputs(values, count, sampled, rows is None, data_seed)
     problem = Regression(x, x, (hidden,) * (depth - 1), scale=2 / inputs)  # 1/k is 2/k halves
     made = _network("autoencoder", problem, "squared", init_scale, dtype)
@@ -388,9 +389,4 @@ def _check_widths(name: str, widths: Any, least: int) -> None:
     if not isinstance(widths, Sequence) or isinstance(widths, str) or len(widths) < least:
         raise ValueError(f"{name} must be a sequence of {least} or more whole numbers; got {widths!r}.")
     for width in widths:
-        _check_whole(name, width)
-
-
-def _check_whole(name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}.")
+        check_whole(name, width)

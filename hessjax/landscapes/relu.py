@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, PyTree
 
 from hessjax.landscapes import relu_points
 from hessjax.landscapes.base import Landscape, critical_point, near
-from hessjax.landscapes.data import check_whole
+from hessjax.landscapes.data import check_dtype, check_whole
 from hessjax.trees import PRNGKey
 
-__all__ = ["ACTIVATIONS", "LOSSES", "POINTS", "check_dtype", "jellyfish", "network", "relu_five_points", "xor"]
+__all__ = ["ACTIVATIONS", "LOSSES", "POINTS", "jellyfish", "network", "relu_five_points", "xor"]
 
 # (x, y) of Swirszcz et al. (2016), propositions 1, 2 and 3.
 POINTS: dict[str, tuple[tuple[float, float], ...]] = {
@@ -59,18 +59,6 @@ def network(params: PyTree, x: Inputs, activation: str = "relu") -> Float[Array,
     """
     hidden = ACTIVATIONS[activation](jnp.matmul(x, params["w"], precision="float32") + params["b"])
     return jnp.matmul(hidden, params["v"], precision="float32") + params["c"]
-
-
-def check_dtype(dtype: str) -> None:
-    """Refuses what is not float32 or float64, and float64 without x64.
-
-    Raises:
-      ValueError: with the line to write.
-    """
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError('dtype float64 needs x64; write jax.config.update("jax_enable_x64", True) first.')
 
 
 def _normal(inputs: int, hidden: int, mean: float, scale: float, dtype: str) -> Callable[[PRNGKey], PyTree]:

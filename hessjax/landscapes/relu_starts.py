@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from hessjax.landscapes import relu
 from hessjax.landscapes.base import Landscape, near
-from hessjax.landscapes.data import check_whole
+from hessjax.landscapes.data import check_dtype, check_whole
 from hessjax.landscapes.shares import wilson
 from hessjax.trees import PRNGKey
 
@@ -197,7 +197,7 @@ def dead_share(
     for width in widths:
         check_whole("widths", width)
     check_whole("num_starts", num_starts)
-    relu.check_dtype(dtype)
+    check_dtype(dtype)
     if not math.isfinite(mean) or not (std == "lecun" or (not isinstance(std, str) and std > 0)):
         raise ValueError(f'mean must be finite and std above 0 or "lecun", got {mean!r} and {std!r}.')
     if isinstance(inputs, str) and inputs not in PROBLEMS:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hessjax.landscapes.base import Landscape, critical_point
+from hessjax.landscapes.data import check_dtype, check_whole
 
 __all__ = ["scalar_linear"]
 
@@ -36,8 +37,8 @@ def scalar_linear(*, depth: int = 2, inputs: float = 1.0, target: float = 1.0, d
       >>> [(p["name"], p["index"], p["nullity"]) for p in land.facts["critical_points"]]
       [('global', 0, 2), ('two zeros', 1, 1), ('origin', 0, 3)]
     """
-    if isinstance(depth, bool) or not isinstance(depth, int | np.integer) or depth < 1:
-        raise ValueError(f"depth must be a whole number, at least 1; got {depth!r}.")
+    check_whole("depth", depth)
+    check_dtype(dtype)
     if not inputs * target or not np.isfinite(inputs * target):
         raise ValueError(f"inputs and target must be finite and not 0, got {inputs} and {target}.")
     hessian = lambda w: _product_hessian(np.asarray(w, float), inputs, target)

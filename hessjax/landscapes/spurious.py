@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hessjax.landscapes import arccosine
+from hessjax.landscapes.data import check_dtype, check_whole
 from hessjax.landscapes.shares import wilson
-from hessjax.landscapes.teacher import check_dtype, check_whole, teacher_units
+from hessjax.landscapes.teacher import teacher_units
 from hessjax.trees import PRNGKey
 
 __all__ = ["PUBLISHED", "Descents", "SpuriousRate", "descend", "spurious_rate"]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessjax.landscapes.base import Landscape, critical_point
+from hessjax.landscapes.data import check_dtype, check_whole
 
 __all__ = [
     "bowl",
@@ -211,8 +212,7 @@ def rosenbrock(*, dimension: int = 2, steepness: float = 100.0, dtype: str = "fl
 
     References: Rosenbrock (1960), doi:10.1093/comjnl/3.3.175; Kok & Sandrock (2009), doi:10.1162/evco.2009.17.3.437.
     """
-    if isinstance(dimension, bool) or not isinstance(dimension, int | np.integer) or dimension < 2:
-        raise ValueError(f"dimension must be a whole number, at least 2; got {dimension!r}.")
+    check_whole("dimension", dimension, 2)
     if not 0 < steepness < np.inf:
         raise ValueError(f"steepness must be above 0 and finite, got {steepness!r}.")
     unit = lambda i, power: tuple(power * (j == i) for j in range(dimension))
@@ -241,6 +241,7 @@ def _deck(name: str, terms: Terms, kind: str, lower_bound: float, dtype: str) ->
 def _surface(
     name: str, terms: Terms, points: list, facts: Mapping[str, Any], dtype: str, loss: Callable | None = None
 ) -> Landscape:
+    check_dtype(dtype)
     size = len(terms[0][1])
     closed = {
         "critical_points": points,

@@ -18,8 +18,9 @@ from jaxtyping import Float
 
 from hessjax.landscapes import arccosine
 from hessjax.landscapes.base import Landscape, near
+from hessjax.landscapes.data import check_dtype, check_whole
 
-__all__ = ["check_dtype", "check_whole", "minimum_spectrum", "teacher_student", "teacher_units"]
+__all__ = ["minimum_spectrum", "teacher_student", "teacher_units"]
 
 PARALLEL = 1e-12  # unit vectors this close are one direction
 
@@ -83,20 +84,6 @@ def teacher_student(
             ],
         },
     )
-
-
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuses what is no whole number, or one below `least`, in the name of the argument."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}.")
-
-
-def check_dtype(dtype: Any) -> None:
-    """Refuses a dtype that is not float32 or float64, and float64 without x64."""
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError('dtype float64 needs x64; write jax.config.update("jax_enable_x64", True) first.')
 
 
 def teacher_units(teacher: Any, teachers: int, inputs: int | None) -> Float[np.ndarray, "teachers inputs"]:

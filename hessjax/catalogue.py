@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,17 +22,26 @@ __all__ = ["List", "Show"]
 
 @dataclasses.dataclass
 class List:
-    """Names the landscapes, each with its options and their defaults."""
+    """Names the landscapes, each with its options and their defaults; of those that are named, what the options mean.
+
+    Args:
+      names: none for all; or names of `hessjax list`, or package.module:factory.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
 
     def run(self) -> None:
         from hessjax.landscapes import base
 
-        width = max(map(len, base.names())) + 1
-        for name in base.names():
-            print(f"{name:{width}s}{base.describe(name)}")
+        shown = self.names or tuple(base.names())
+        width = max(map(len, shown)) + 1
+        for name in shown:
             given = {k: v for k, v in base.options(name).items() if k}
             words = [f"{k}=..." if v is inspect.Parameter.empty else f"{k}={spell(v)}" for k, v in given.items()]
+            print(f"{name:{width}s}{base.describe(name)}")
             print(" " * width + " ".join(words))
+            if self.names:
+                print(textwrap.indent(base.manual(name), "  "))
 
 
 @dataclasses.dataclass
@@ -74,6 +85,8 @@ class Show:
             given = {"dtype": self.dtype} | given
         land = base.get(self.name, **given)
         sizes = {"resolution": self.resolution, "extent": self.extent, "tol": self.tol}
+        if sys.stderr.isatty():
+            print(f"measuring {land.name} (of a large net, compiling takes a minute)", file=sys.stderr, flush=True)
         found = portrait(land, jax.random.key(self.seed), **sizes)
         print("\n".join(_rows(found)))
         save_figure(plot.portrait(found), self.output or Path(f"{self.name.rpartition(':')[2]}.png"))

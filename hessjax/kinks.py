@@ -8,7 +8,7 @@ minimum of two pieces and critical in neither. The places are found in the trace
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,8 +19,10 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from hessjax import trees
-from hessjax.switches import Entry, Reading, Scope, walk
+from hessjax.switches import Reading, Scope, walk
 from hessjax.taylor import Series
+from hessjax.units import Entry
+from hessjax.uses import Use
 
 __all__ = ["Dead", "Kinks", "Site", "kinks"]
 
@@ -41,7 +43,7 @@ class Site(NamedTuple):
 
     def __str__(self) -> str:
         at = f" at {_listed(self.positions, self.num_tied)}" if self.num_tied else f", nearest {self.margin:.3g}"
-        return f"{_name(self)}: {self.num_tied} of {math.prod(self.shape)} tied{at}"
+        return f"{_name(self[:3])}: {self.num_tied} of {math.prod(self.shape)} tied{at}"
 
 
 class Dead(NamedTuple):
@@ -57,15 +59,15 @@ class Dead(NamedTuple):
 
     def __str__(self) -> str:
         at = f" at {_listed(self.positions, self.num_dead)}" if self.num_dead else ""
-        return f"{_name(self)}: {self.num_dead} of {self.num_units} units dead{at}"
+        return f"{_name(self[:3])}: {self.num_dead} of {self.num_units} units dead{at}"
 
 
 class Kinks(NamedTuple):
     """Where a loss may not be twice differentiable, and how far that is.
 
     `num_tied` entries tie at `sites`; `margin` is the distance of the nearest: 0 where one ties, infinite where there
-    is no site, NaN where an operand is not a number. `smooth`: none ties, and all are numbers. `dead` has one record an
-    equation like max(x, 0).
+    is no site, NaN where an operand is not a number. `dead` has one record an equation like max(x, 0). `unread` names
+    equations that may have kinks of their own. `smooth`: none ties, all are numbers, all is read.
     """
 
     sites: list[Site]
@@ -73,14 +75,16 @@ class Kinks(NamedTuple):
     margin: float
     dead: list[Dead]
     smooth: bool
+    unread: Sequence[str] = ()
 
     def __str__(self) -> str:
-        if not self.sites:
+        if not self.sites and self.smooth:
             return "smooth: the program has no kinks that params reach"
         head = f"{self.num_tied} tied: perhaps not twice differentiable" if self.num_tied else "no tie"
         lines = [
-            f"{head}; {len(self.sites)} site{'s' * (len(self.sites) > 1)}, nearest tie at distance {self.margin:.3g}"
+            f"{head}; {len(self.sites)} site{'s' * (len(self.sites) != 1)}, nearest tie at distance {self.margin:.3g}"
         ]
+        lines += [f"  not read: {name}" for name in self.unread]
         lines += [f"  {site}" for site in self.sites if site.num_tied]
         lines += [f"  {layer}" for layer in self.dead if layer.num_dead]
         return "\n".join(lines)
@@ -89,15 +93,16 @@ class Kinks(NamedTuple):
 def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol: float = 0.0) -> Kinks:
     """Kinks of a loss at a point, found in its program, and dead units.
 
-    An entry of max, min, abs, clamp, sign, floor, ceil, round, rem, sort, top_k, cumulative and windowed extrema, or of
-    a comparison that chooses (`where`, `cond`, `while`), ties where |a - b| <= tol for its operands a and b. It counts
-    where a and b differ to second order as functions of params: along one fixed random direction, in value, slope or
-    curvature. So ties of constants, of padding, of units that are off, and under `stop_gradient`, are none; and
-    without a tie the loss is twice differentiable as far as these primitives go (a square root at 0 is none of them).
-    A tie that counts is where it may not be: |x|^2 written with `abs` is smooth and is reported.
+    An entry of max, min, abs, clamp, sign, floor, ceil, round, rem, sort, top_k, of a cumulative, windowed or scattered
+    extremum, of a conversion to integers, or of a comparison that chooses (`where`, `cond`, `while`), ties where
+    |a - b| <= tol for its operands a and b. It counts where a and b differ to second order as functions of params:
+    along one fixed random direction, in value, slope or curvature. So ties of constants, of padding, of units that are
+    off, and under `stop_gradient`, are none; and without a tie the loss is twice differentiable as far as these
+    primitives go (a square root at 0 is none of them). A tie that counts is where it may not be: |x|^2 written with
+    `abs` is smooth and is reported.
 
-    Not seen: a step that another step reads (`where(sign(w) >= .5, w, -w)`), scatter extrema (`segment_max`),
-    conversion to integers, sorts by several keys, reductions by a user's function, and slopes that agree to 64 eps.
+    Not seen: slopes that agree to 64 eps. Not read, and said so in `unread`: equations that hold other programs
+    (`jax.shard_map`, `lax.reduce` by a user's function, kernels), and numbers taken as their bits (`jnp.signbit`).
 
     A unit is dead where an equation like max(x, 0) has x < 0 for every row. Units are the axes along which weights
     differ (features of a product with a matrix of params, channels of a convolution); where the program does not tell
@@ -105,8 +110,7 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
 
     Args:
       loss: `loss(params, batch) -> [N]` or scalar; `loss(params)` where batch is None. Traced and compiled once for its
-        shapes; read with its calls, loops and branches, but not inside other primitives (`jax.shard_map`,
-        `jax.lax.custom_linear_solve`).
+        shapes; read with its calls, loops, branches and linear solves.
       params: any pytree of floating arrays, with their values: not under `jax.jit`.
       batch: any pytree, or None.
       tol: absolute, in the units of the operands; 0: exact ties alone.
@@ -135,10 +139,10 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
         raise TypeError("params or batch are traced: kinks reads values; call it outside jax.jit, vmap and grad.")
     if isinstance(tol, bool) or not isinstance(tol, int | float | np.number) or not 0 <= tol < math.inf:
         raise ValueError(f"tol must be a number from 0 up, got {tol!r}.")
-    sites, dead = _told(_readings(loss, params, batch, float(tol)))
+    sites, dead, unread = _told(_readings(loss, params, batch, float(tol)))
     num_tied = sum(site.num_tied for site in sites)
     margin = float(np.min([math.inf, *(site.margin for site in sites)]))
-    return Kinks(sites, num_tied, margin, dead, num_tied == 0 and not math.isnan(margin))
+    return Kinks(sites, num_tied, margin, dead, num_tied == 0 and not math.isnan(margin) and not unread, unread)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -150,7 +154,7 @@ def _readings(loss: Callable, params: PyTree, batch: PyTree, tol: Any) -> list[t
     line = trees.normal_like(jax.random.key(0), params)
     moving = [Entry(Series(x, dx, jnp.zeros_like(x))) for x, dx in zip(*map(jax.tree.leaves, (params, line)))]
     inputs = [*moving, *(Entry(Series(x), data=True) for x in jax.tree.leaves(batch))]
-    _, readings = walk(program, inputs, [True], Scope(_rows(batch), tol))
+    _, readings = walk(program, inputs, [Use.ALL], Scope(_rows(batch), tol))
     return [(x, None if x.tied is None else jnp.sum(x.tied)) for x in readings]
 
 
@@ -164,10 +168,13 @@ def _rows(batch: PyTree) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _told(readings: list[tuple[Reading, Any]]) -> tuple[list[Site], list[Dead]]:
+def _told(readings: list[tuple[Reading, Any]]) -> tuple[list[Site], list[Dead], list[str]]:
     """On the host; sites where nothing moves are left out, and which entries tie is fetched where any does."""
-    sites, dead = [], []
+    sites, dead, unread = [], [], []
+    stuck = any(reading.stuck for reading, _ in readings if reading.stuck is not None)
     for reading, num_tied in readings:
+        if reading.before_step and not stuck:
+            continue
         if num_tied is not None and reading.margin != math.inf:
             tied = np.flatnonzero(reading.tied)[:MAX_LISTED] if num_tied else np.empty(0, int)
             listed = _positions(tied, reading.shape)
@@ -176,16 +183,18 @@ def _told(readings: list[tuple[Reading, Any]]) -> tuple[list[Site], list[Dead]]:
             off, shape = np.flatnonzero(~reading.alive), reading.alive.shape
             listed = _positions(off[:MAX_LISTED], shape)
             dead.append(Dead(*reading.names, shape, math.prod(shape), len(off), listed))
-    return sites, dead
+        if num_tied is None and reading.alive is None:
+            unread.append(_name(reading.names))
+    return sites, dead, unread
 
 
 def _positions(flat: np.ndarray, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [tuple(map(int, at)) for at in zip(*np.unravel_index(flat, shape))] if shape else [()] * len(flat)
 
 
-def _name(site: Site | Dead) -> str:
-    where = f"{site.primitive} in {site.function}" if site.function else site.primitive
-    return f"{where}, {site.source}"
+def _name(names: tuple[str, str, str]) -> str:
+    primitive, function, source = names
+    return f"{primitive} in {function}, {source}" if function else f"{primitive}, {source}"
 
 
 def _listed(positions: list[tuple[int, ...]], count: int) -> str:

@@ -76,8 +76,7 @@ def portrait(
       tol: zero is |eigenvalue| <= tol ||H||; None: 1e-8 in float64, 1e-5 in narrower params.
 
     Raises:
-      ValueError: resolution is below 2, or extent not above 0; a critical point without point, loss, index, nullity or
-        kind, or of another structure than params.
+      ValueError: resolution is below 2, or extent not above 0; a critical point is of another structure than params.
 
     Example:
       >>> import hessjax as hj
@@ -105,9 +104,6 @@ def portrait(
 
 def _checked(facts: Sequence[dict[str, Any]], like: Any) -> Sequence[dict[str, Any]]:
     for number, fact in enumerate(facts):
-        missing = [key for key in ("point", "loss", "index", "nullity", "kind") if key not in fact]
-        if missing:
-            raise ValueError(f"critical point {number} has no {missing[0]!r}; hj.landscapes.critical_point makes them.")
         if jax.tree.structure(fact["point"]) != jax.tree.structure(like):
             raise ValueError(f"critical point {number} is not of the structure of params, {jax.tree.structure(like)}.")
     return facts

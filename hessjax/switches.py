@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,40 +23,16 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
-from hessjax.programs import CALLS, closed, evaluate, inner_program, run, scan_counts, struct
+from hessjax.programs import CALLS, closed, evaluate, inner_program, run, scan_counts
 from hessjax.taylor import Series, along, filled, is_real, jvp_of_vjp
-from hessjax.ties import COMPARISONS, matters, operands, weight_axes
+from hessjax.ties import hides, is_step, operands
+from hessjax.units import Entry, any_alive, constant, entry_of, two_sided, where_off
+from hessjax.uses import COMPARISONS, Use, matters
 
-__all__ = ["Entry", "Reading", "Scope", "walk"]
+__all__ = ["Reading", "Scope", "walk"]
 
 MAX_DEPTH = 2  # of rules within rules: that of logaddexp has logaddexp in it, and is smooth at every depth
 LIBRARY = str(Path(jax.__file__).parent)
-POSITIVE = {"exp", "logistic"}
-MOVES_ENTRIES = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "copy", "rev", "expand_dims"}
-KEEPS_SIGN = MOVES_ENTRIES | {"add", "mul", "reduce_sum", "reduce_max", "concatenate", "convert_element_type", "sqrt"}
-
-
-class Below(NamedTuple):
-    """Of a boolean: where something is below zero, and what the boolean is there."""
-
-    where: Any
-    value: bool
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A value of the program, and what is known of it without its numbers."""
-
-    series: Series
-    data: bool = False  # computed from data or from constant arrays, among others
-    units: tuple[int, ...] | None = None  # axes along which weights differ
-    sign: int | None = None  # by construction: 1 above zero, 0 zero itself
-    below: Below | None = None
-
-    @property
-    def moves(self) -> bool:
-        """Whether it depends on params."""
-        return self.series.moves
 
 
 @dataclass(frozen=True)
@@ -70,70 +46,76 @@ class Scope:
     source: str = ""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["tied", "margin", "alive"], meta_fields=["names", "shape"])
+NUMBERS, NAMES = ["tied", "margin", "alive", "stuck"], ["names", "shape", "before_step"]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=NUMBERS, meta_fields=NAMES)
 @dataclass(frozen=True)
 class Reading:
-    """One site: which entries tie, how far the nearest is from a tie; of units that may be off, which are on."""
+    """One site: which entries tie, how far the nearest is from a tie; of units that may be off, which are on.
+
+    With neither, an equation that could not be read.
+    """
 
     names: tuple[str, str, str]  # primitive, function, source line
     shape: tuple[int, ...]
     tied: Any = None
     margin: Any = None
     alive: Any = None
+    stuck: Any = None  # of a step: whether operands tie that move alike, perhaps for a kink before it
+    before_step: bool = False  # a kink of which only jumps are used: it has none, unless a step is stuck
 
     def merged(self, other: Reading) -> Reading:
         """Of the same site at another step."""
         either = lambda a, b: None if a is None else a | b
         margin = None if self.margin is None else jnp.minimum(self.margin, other.margin)
-        return replace(self, tied=either(self.tied, other.tied), margin=margin, alive=either(self.alive, other.alive))
+        now = {name: either(getattr(self, name), getattr(other, name)) for name in ("tied", "alive", "stuck")}
+        return replace(self, margin=margin, **now)
 
     def over_steps(self, layers: bool) -> Reading:
         """Of readings along a leading axis, that of all. Entries keep their step; units do where steps are layers."""
         alive = self.alive if self.alive is None or layers else self.alive.any(0)
         if self.tied is None:
             return replace(self, alive=alive)
-        return replace(self, shape=self.tied.shape, margin=jnp.min(self.margin, initial=jnp.inf), alive=alive)
+        stuck = None if self.stuck is None else self.stuck.any()
+        margin = jnp.min(self.margin, initial=jnp.inf)
+        return replace(self, shape=self.tied.shape, margin=margin, alive=alive, stuck=stuck)
 
     def blank(self) -> Reading:
         """That of a site where the program has not been."""
         off = lambda x: None if x is None else jnp.zeros(x.shape, bool)
         margin = None if self.margin is None else jnp.full(self.margin.shape, jnp.inf, self.margin.dtype)
-        return replace(self, tied=off(self.tied), margin=margin, alive=off(self.alive))
+        return replace(self, tied=off(self.tied), margin=margin, alive=off(self.alive), stuck=off(self.stuck))
 
 
 Found = tuple[list[Entry], list[Reading]]
 
 
-def walk(program: ClosedJaxpr, inputs: Sequence[Entry], wanted: Sequence[bool], scope: Scope) -> Found:
+def walk(program: ClosedJaxpr, inputs: Sequence[Entry], wanted: Sequence[Use], scope: Scope) -> Found:
     """The program's results, and a reading of every site that the wanted ones depend on.
 
     Example:
       >>> program = jax.make_jaxpr(lambda x: jnp.abs(x))(jnp.zeros(2))
       >>> line = Series(jnp.array([0.0, 2.0]), jnp.ones(2), jnp.zeros(2))
-      >>> _, [site] = walk(program, [Entry(line)], [True], Scope(rows=None, tol=0.0))
+      >>> _, [site] = walk(program, [Entry(line)], [Use.ALL], Scope(rows=None, tol=0.0))
       >>> site.names[0], site.tied.tolist(), float(site.margin)
       ('abs', [True, False], 0.0)
     """
     jaxpr = program.jaxpr
     live = matters(jaxpr, wanted)
-    two_sided = _two_sided(jaxpr.eqns)
+    both_ways = two_sided(jaxpr.eqns)
     known = {x: Entry(Series(value), data=np.ndim(value) > 0) for x, value in zip(jaxpr.constvars, program.consts)}
     known |= dict(zip(jaxpr.invars, inputs, strict=True))
-    read = lambda atom: _constant(atom) if isinstance(atom, Literal) else known[atom]
+    read = lambda atom: constant(atom) if isinstance(atom, Literal) else known[atom]
     seen: set[Any] = set()
     readings: list[Reading] = []
     for eqn in jaxpr.eqns:
-        results, found = _step(eqn, [*map(read, eqn.invars)], [x in live for x in eqn.outvars], scope)
+        results, found = _step(eqn, [*map(read, eqn.invars)], [live.get(x, Use.NONE) for x in eqn.outvars], scope)
         known |= dict(zip(eqn.outvars, results, strict=True))
         if eqn.primitive.name in COMPARISONS:  # programs repeat them
             found, seen = [] if _inputs(eqn) in seen else found, seen | {_inputs(eqn)}
-        readings += [replace(x, alive=None) if eqn in two_sided else x for x in found]
+        readings += [replace(x, alive=None) if eqn in both_ways else x for x in found]
     return [*map(read, jaxpr.outvars)], readings
-
-
-def _constant(literal: Any) -> Entry:
-    sign = {0.0: 0, 1.0: 1}.get(float(np.sign(np.asarray(literal.val, float))))
-    return Entry(Series(jnp.asarray(literal.val, struct(literal).dtype)), sign=sign)
 
 
 def _inputs(eqn: JaxprEqn) -> Any:
@@ -141,26 +123,19 @@ def _inputs(eqn: JaxprEqn) -> Any:
     return eqn.primitive, *(np.asarray(x.val).tobytes() if isinstance(x, Literal) else x for x in eqn.invars)
 
 
-def _two_sided(eqns: Sequence[JaxprEqn]) -> list[JaxprEqn]:
-    """The maxima of what a minimum is taken of too: with both, an activation has no off side (celu)."""
-    of = lambda name: [eqn for eqn in eqns if eqn.primitive.name == name]
-    lower = [x for eqn in of("min") for x in eqn.invars if not isinstance(x, Literal)]
-    return [eqn for eqn in of("max") if any(x is y for x in eqn.invars for y in lower)]
-
-
-def _step(eqn: JaxprEqn, inputs: list[Entry], live: list[bool], scope: Scope) -> Found:
+def _step(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> Found:
     name, moves = eqn.primitive.name, any(x.moves for x in inputs)
     if name in CALLS and (moves or any(x.below for x in inputs)):
         program = closed(inner_program(eqn))
         return walk(program, inputs, live, _inside(program, eqn, scope))
-    if name in LOOPS and moves:
-        results, readings = LOOPS[name](eqn, inputs, live, scope)
+    if name in PROGRAMS and moves:
+        results, readings = PROGRAMS[name](eqn, inputs, live, scope)
         return results, readings if any(live) else []
     if name.startswith(("custom_jvp_call", "custom_vjp_call")) and moves:
-        return _own_derivative(eqn, inputs, any(live), scope)
+        return _own_derivative(eqn, inputs, max(live), scope)
     results = along(partial(_run, eqn), _series(inputs))
-    readings = _readings(eqn, inputs, scope) if any(live) else []
-    return [_entry(eqn, inputs, y) for y in results], readings
+    readings = _readings(eqn, inputs, scope, max(live)) if any(live) else []
+    return [entry_of(eqn, inputs, y) for y in results], readings
 
 
 def _run(eqn: JaxprEqn, *values: Any) -> Sequence[Any]:
@@ -184,95 +159,59 @@ def _line(eqn: JaxprEqn, scope: Scope) -> str:
 # --- one equation -----------------------------------------------------------------------------------------------------
 
 
-def _entry(eqn: JaxprEqn, inputs: list[Entry], result: Series) -> Entry:
+def _readings(eqn: JaxprEqn, inputs: list[Entry], scope: Scope, use: Use) -> list[Reading]:
     name = eqn.primitive.name
-    weights = [x.moves and not x.data for x in inputs]
-    units = weight_axes(eqn, weights, [x.units for x in inputs]) if len(eqn.outvars) == 1 else None
-    signs = {x.sign for x in inputs}
-    sign = 1 if name in POSITIVE else signs.pop() if name in KEEPS_SIGN and len(signs) == 1 else None
-    return Entry(result, any(x.data for x in inputs), units, sign, _below(eqn, inputs))
-
-
-def _below(eqn: JaxprEqn, inputs: list[Entry]) -> Below | None:
-    """Of a comparison with zero, its negation, rearrangement, or one of several such."""
-    name, first = eqn.primitive.name, inputs[0].below if inputs else None
-    if name in ("gt", "ge", "lt", "le") and [x.moves for x in inputs].count(True) == 1:
-        moving = 0 if inputs[0].moves else 1
-        if inputs[1 - moving].sign != 0:
-            return None
-        return Below(inputs[moving].series.value < 0, (name in ("lt", "le")) == (moving == 0))
-    if name in ("and", "or"):  # one of them decides alone
-        return next((x.below for x in inputs if x.below is not None and x.below.value == (name == "or")), None)
-    if first is not None and name == "not":
-        return Below(first.where, not first.value)
-    if first is not None and name in MOVES_ENTRIES:
-        [where] = run(eqn, [first.where])
-        return Below(where, first.value)
-    return None
-
-
-def _readings(eqn: JaxprEqn, inputs: list[Entry], scope: Scope) -> list[Reading]:
-    name = eqn.primitive.name
+    step = is_step(eqn)
     names = (name, scope.function, _line(eqn, scope))
-    off = _off(name, inputs)
-    alive = None if off is None else _alive(off, inputs, scope.rows)
+    off = where_off(name, inputs)
+    alive = None if off is None else any_alive(off, inputs, scope.rows)
     function, axes = operands(eqn) or (None, ())
+    if function is None and hides(eqn) and any(x.moves for x in inputs):
+        return [Reading(names, ())]
     pair = [] if function is None else along(function, _series(inputs))
     if not any(x.moves for x in pair) or (name in ("abs", "sign") and inputs[0].sign == 1):
         return [] if alive is None else [Reading(names, alive.shape, alive=alive)]
-    gap = _gap(pair)
-    tied = (gap <= scope.tol).any(axes)
-    margin = jnp.min(gap, initial=jnp.inf)
-    return [Reading(names, tied.shape, tied, margin, alive)]
+    gap, alike = _gap(pair)
+    near = gap <= scope.tol
+    tied = (near & ~alike).any(axes)
+    same_number = len(eqn.invars) == 2 and eqn.invars[0] is eqn.invars[1]  # as in isnan
+    stuck = (near & alike).any() if step and not same_number else None
+    margin = jnp.min(gap, initial=jnp.inf, where=~alike)
+    return [Reading(names, tied.shape, tied, margin, alive, stuck, use < Use.ALL and not step)]
 
 
-def _gap(pair: list[Series]) -> Any:
-    """The distance of the operands; infinite where they are the same function to second order."""
+def _gap(pair: list[Series]) -> tuple[Any, Any]:
+    """The distance of the operands, and where they are the same function to second order but for a constant."""
     a, b = map(filled, pair)
     rounding = 64 * jnp.finfo(a.value.dtype).eps
 
     def same(p: Any, q: Any) -> Any:
         return (jnp.abs(p - q) <= rounding * (jnp.abs(p) + jnp.abs(q))) & jnp.isfinite(p - q)
 
-    return jnp.where(same(a.slope, b.slope) & same(a.curvature, b.curvature), jnp.inf, jnp.abs(a.value - b.value))
-
-
-def _off(name: str, inputs: list[Entry]) -> Any:
-    """Where an operand is below zero and the result therefore zero; None of an equation that has no such side."""
-    if name == "max" and [x.moves for x in inputs].count(True) == 1:
-        x, other = sorted(inputs, key=lambda one: not one.moves)
-        return x.series.value < 0 if other.sign == 0 else None
-    if name == "select_n" and len(inputs) == 3 and inputs[0].below is not None:
-        where, value = inputs[0].below
-        return where if inputs[2 if value else 1].sign == 0 else None
-    return None
-
-
-def _alive(off: Any, inputs: list[Entry], rows: int | None) -> Any:
-    """Whether a unit is on for any row and position; None where it cannot be told what the units are."""
-    known = [x.units for x in inputs if x.units is not None and x.series.value.shape == off.shape]
-    if not known and (off.ndim == 0 or off.shape[0] != rows):
-        return None
-    units = known[0] if known else range(1, off.ndim)
-    return ~off.all([axis for axis in range(off.ndim) if axis not in units])
+    return jnp.abs(a.value - b.value), same(a.slope, b.slope) & same(a.curvature, b.curvature)
 
 
 # --- programs inside equations ----------------------------------------------------------------------------------------
 
 
-def _own_derivative(eqn: JaxprEqn, inputs: list[Entry], live: bool, scope: Scope) -> Found:
-    """A function with a rule of its own: its results move as the rule says, and the rule's program is read."""
+def _own_derivative(eqn: JaxprEqn, inputs: list[Entry], live: Use, scope: Scope) -> Found:
+    """A function with a rule of its own: its results move as the rule says, and the rule's program is read.
+
+    Its body, where only jumps matter.
+    """
     in_reverse = eqn.primitive.name.startswith("custom_vjp")
     results = _pushed_in_reverse(eqn, inputs, scope) if in_reverse else along(partial(_run, eqn), _series(inputs))
-    entries = [_entry(eqn, inputs, y) for y in results]
+    entries = [entry_of(eqn, inputs, y) for y in results]
     if not (live and scope.depth):
         return entries, []
+    body = closed(inner_program(eqn))
+    inside = _inside(body, eqn, scope)
+    if live == Use.JUMPS:
+        return entries, walk(body, inputs, [live] * len(eqn.outvars), inside)[1]
     moving = [k for k, x in enumerate(inputs) if x.moves]
     program = jax.make_jaxpr(partial(_rule, eqn, inputs, in_reverse))(*(inputs[k].series.value for k in moving))
-    inside = _inside(closed(inner_program(eqn)), eqn, scope)
     inside = replace(inside, depth=scope.depth - 1, source=_line(eqn, scope))
-    wanted = [True] * len(program.jaxpr.outvars)
-    return entries, walk(program, [inputs[k] for k in moving], wanted, inside)[1]
+    return entries, walk(program, [inputs[k] for k in moving], [live] * len(program.jaxpr.outvars), inside)[1]
 
 
 def _pushed_in_reverse(eqn: JaxprEqn, inputs: list[Entry], scope: Scope) -> list[Series]:
@@ -281,7 +220,7 @@ def _pushed_in_reverse(eqn: JaxprEqn, inputs: list[Entry], scope: Scope) -> list
         return along(partial(_run, eqn), _series(inputs), jvp_of_vjp)
     except (AssertionError, NotImplementedError, TypeError, ValueError):
         body = closed(inner_program(eqn))
-        return _series(walk(body, inputs, [False] * len(eqn.outvars), scope)[0])
+        return _series(walk(body, inputs, [Use.NONE] * len(eqn.outvars), scope)[0])
 
 
 def _rule(eqn: JaxprEqn, inputs: list[Entry], in_reverse: bool, *moving: Any) -> list[Any]:
@@ -297,7 +236,7 @@ def _rule(eqn: JaxprEqn, inputs: list[Entry], in_reverse: bool, *moving: Any) ->
     return jax.jvp(function, moving, tuple(map(jnp.ones_like, moving)))[1]
 
 
-def _scan(eqn: JaxprEqn, inputs: list[Entry], live: list[bool], scope: Scope) -> Found:
+def _scan(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> Found:
     """Step by step; a scan over weights, rather than with them, is one over layers."""
     num_consts, num_carry = scan_counts(eqn)
     consts, start, slices = inputs[:num_consts], inputs[num_consts:][:num_carry], inputs[num_consts + num_carry :]
@@ -305,7 +244,7 @@ def _scan(eqn: JaxprEqn, inputs: list[Entry], live: list[bool], scope: Scope) ->
 
     def step(carry: list[Series], xs: list[Series]) -> tuple[list[Series], Any]:
         now = [*consts, *map(_carried, carry), *(Entry(x, data=s.data) for x, s in zip(xs, slices, strict=True))]
-        results, readings = walk(body, now, [*[True] * num_carry, *live[num_carry:]], scope)
+        results, readings = walk(body, now, [*[max(live)] * num_carry, *live[num_carry:]], scope)
         outs = [filled(y.series) for y in results]
         return outs[:num_carry], (outs[num_carry:], readings)
 
@@ -324,18 +263,18 @@ def _carried(x: Series) -> Entry:
     return Entry(x, data=True)
 
 
-def _while(eqn: JaxprEqn, inputs: list[Entry], live: list[bool], scope: Scope) -> Found:
+def _while(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> Found:
     """Readings of all steps as one; the condition's too, for where it is met the number of steps may change."""
-    del live  # what one step leaves unused, the next may use
+    most = max(live)  # what one step leaves unused, the next may use
     of_condition, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     condition, body = closed(eqn.params["cond_jaxpr"]), closed(eqn.params["body_jaxpr"])
     asked, consts, start = inputs[:of_condition], inputs[of_condition:][:of_body], inputs[of_condition + of_body :]
 
     def ask(carry: list[Series]) -> list[Reading]:
-        return walk(condition, [*asked, *map(_carried, carry)], [True], scope)[1]
+        return walk(condition, [*asked, *map(_carried, carry)], [most], scope)[1]
 
     def step(carry: list[Series]) -> tuple[list[Series], list[Reading]]:
-        results, readings = walk(body, [*consts, *map(_carried, carry)], [True] * len(carry), scope)
+        results, readings = walk(body, [*consts, *map(_carried, carry)], [most] * len(carry), scope)
         return [filled(y.series) for y in results], [*ask(carry), *readings]
 
     def goes_on(state: Any) -> Any:
@@ -354,7 +293,7 @@ def _while(eqn: JaxprEqn, inputs: list[Entry], live: list[bool], scope: Scope) -
     return [*map(_carried, last)], readings
 
 
-def _cond(eqn: JaxprEqn, inputs: list[Entry], live: list[bool], scope: Scope) -> Found:
+def _cond(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> Found:
     """The branch that is taken; sites of the others are blank."""
     which, *args = inputs
 
@@ -381,4 +320,11 @@ def _cond(eqn: JaxprEqn, inputs: list[Entry], live: list[bool], scope: Scope) ->
     return [*map(_carried, results)], readings
 
 
-LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
+def _solve(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> Found:
+    """The linear map whose system is solved, at the solution; that moves as its rule says."""
+    consts = inputs[: eqn.params["const_lengths"].matvec]
+    solution = [entry_of(eqn, inputs, y) for y in along(partial(_run, eqn), _series(inputs))]
+    return solution, walk(eqn.params["jaxprs"].matvec, [*consts, *solution], live, scope)[1]
+
+
+PROGRAMS = {"scan": _scan, "while": _while, "cond": _cond, "custom_linear_solve": _solve}

@@ -1,4 +1,4 @@
-"""Where primitives switch between smooth pieces, what of a program can matter there, and which axes are units.
+"""Where primitives switch between smooth pieces.
 
 `max(a, b)` is smooth but where a = b; so is every primitive here, each with two operands of its own that then tie. A
 comparison that chooses (a `where`, a `cond`, the end of a `while`) counts as one, and so do steps such as `floor`.
@@ -10,21 +10,23 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from hessjax.programs import CALLS, closed, inner_program, struct
+from hessjax.programs import run
 from hessjax.taylor import is_real
+from hessjax.uses import COMPARISONS
 
-__all__ = ["COMPARISONS", "matters", "operands", "weight_axes"]
+__all__ = ["hides", "is_step", "operands"]
 
 Operands = Callable[..., Sequence[Any]]  # of an equation's inputs, to the two arrays
 
-COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "eq_to", "lt_to", "le_to"}
-# Results without a derivative: what they are computed from matters where they switch, and nowhere else.
-FLAT = {"stop_gradient", "sign", "floor", "ceil", "round", "is_finite", "argmax", "argmin", *COMPARISONS}
+STEPS = {"sign", "floor", "ceil", "round", "rem"}
+WINDOWED = {"reduce_window_max", "reduce_window_min", "select_and_scatter_add", "select_and_gather_add"}
+SCATTERS = {"scatter_add", "scatter_sub", "scatter_mul", "scatter_max", "scatter_min"}
 
 
 def operands(eqn: JaxprEqn) -> tuple[Operands, tuple[int, ...]] | None:
@@ -34,7 +36,6 @@ def operands(eqn: JaxprEqn) -> tuple[Operands, tuple[int, ...]] | None:
     second the one taken: entries other than that tie with it.
 
     Example:
-      >>> import jax
       >>> [eqn] = jax.make_jaxpr(lambda x: lax.abs(x))(3.0).eqns
       >>> pair, axes = operands(eqn)
       >>> [float(x) for x in pair(3.0)], axes
@@ -46,17 +47,60 @@ def operands(eqn: JaxprEqn) -> tuple[Operands, tuple[int, ...]] | None:
     if name in ("reduce_max", "reduce_min", "argmax", "argmin"):
         taken = jnp.argmax if name.endswith("max") else jnp.argmin
         return lambda x: _extremum(x, params["axes"], taken), tuple(params["axes"])
-    if name in ("reduce_window_max", "reduce_window_min"):
-        taken, padding = (jnp.argmax, -np.inf) if name.endswith("max") else (jnp.argmin, np.inf)
-        return lambda x: _extremum(_windows(x, params, padding), (-1,), taken), (-1,)
+    if name in WINDOWED:
+        return lambda *inputs: _windowed(inputs[-1], eqn), (-1,)
+    if _plain(name) in ("scatter_max", "scatter_min"):
+        return lambda *inputs: _scattered(eqn, *inputs), ()
     if name in ("cummax", "cummin"):
         running = lax.cummax if name == "cummax" else lax.cummin
         return lambda x: _running(x, running, params["axis"], params["reverse"]), ()
-    if name == "sort" and params["num_keys"] == 1:
-        return lambda x, *_: _neighbours(lax.sort(x, dimension=params["dimension"]), params["dimension"]), ()
+    if name == "sort":
+        return lambda *keys: _sorted(keys, params["num_keys"], params["dimension"]), (0,)
     if name == "top_k":
         return lambda x: _top(x, params.get("axis", x.ndim - 1), params["k"]), ()
+    if name == "approx_top_k":
+        turned = 1 if params["is_max_k"] else -1
+        return lambda x: _top(turned * x, params["reduction_dimension"] % x.ndim, params["k"]), ()
+    if _is_truncation(eqn):
+        return lambda x: (x, _nearest_multiple(x, jnp.ones_like(x))), ()
     return (ONE_SIDED[name], ()) if name in ONE_SIDED else None
+
+
+def is_step(eqn: JaxprEqn) -> bool:
+    """Whether a result may jump where operands tie: sorted numbers, for one, do not, but what is sorted by them does.
+
+    Example:
+      >>> [eqn] = jax.make_jaxpr(lambda x: lax.abs(x))(3.0).eqns
+      >>> is_step(eqn)
+      False
+    """
+    several = eqn.primitive.name == "sort" and len(eqn.outvars) > 1
+    return several or eqn.primitive.name in STEPS or any(not is_real(x.aval) for x in eqn.outvars)
+
+
+def hides(eqn: JaxprEqn) -> bool:
+    """Whether an equation may switch where nothing here tells: it holds a program, or takes numbers as their bits.
+
+    Example:
+      >>> reduced = lambda x: lax.reduce(x, 0.0, lambda a, b: jnp.maximum(a, 2 * b), (0,))
+      >>> [eqn] = jax.make_jaxpr(reduced)(jnp.ones(3)).eqns
+      >>> hides(eqn)
+      True
+    """
+    if _plain(eqn.primitive.name) in SCATTERS:
+        return False
+    bits = eqn.primitive.name == "bitcast_convert_type" and is_real(eqn.invars[0].aval)
+    return bits or any(isinstance(x, Jaxpr | ClosedJaxpr) for x in jax.tree.leaves([*eqn.params.values()]))
+
+
+def _is_truncation(eqn: JaxprEqn) -> bool:
+    """Whether it makes integers of real numbers, towards zero."""
+    [to] = eqn.outvars if eqn.primitive.name == "convert_element_type" else [None]
+    return to is not None and is_real(eqn.invars[0].aval) and jnp.issubdtype(to.aval.dtype, jnp.integer)
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
 
 
 ONE_SIDED: dict[str, Operands] = {
@@ -86,10 +130,18 @@ def _extremum(x: Any, axes: Sequence[int], taken: Callable) -> tuple[Any, Any]:
     return x, jnp.broadcast_to(kept, x.shape)
 
 
+def _windowed(x: Any, eqn: JaxprEqn) -> tuple[Any, Any]:
+    """Of an extremum over windows, or of a derivative of one: what is chosen of is the last input."""
+    largest = eqn.primitive.name == "reduce_window_max" or eqn.params.get("select_prim") is lax.ge_p
+    taken, padding = (jnp.argmax, -np.inf) if largest else (jnp.argmin, np.inf)
+    return _extremum(_windows(x, eqn.params, padding), (-1,), taken)
+
+
 def _windows(x: Any, params: dict[str, Any], padding: float) -> Any:
     """The entries of every window, along a new last axis."""
-    dilations, sizes = params["window_dilation"], params["window_dimensions"]
-    edges = [(*pair, base - 1) for pair, base in zip(params["padding"], params["base_dilation"], strict=True)]
+    sizes, ones = params["window_dimensions"], (1,) * x.ndim
+    dilations = params.get("window_dilation", ones)
+    edges = [(*pair, base - 1) for pair, base in zip(params["padding"], params.get("base_dilation", ones), strict=True)]
     padded = lax.pad(x, jnp.asarray(padding, x.dtype), edges)
     spans = tuple(d * (n - 1) + 1 for d, n in zip(dilations, sizes, strict=True))
     places = np.lib.stride_tricks.sliding_window_view(np.arange(padded.size).reshape(padded.shape), spans)
@@ -109,6 +161,41 @@ def _running(x: Any, running: Callable, axis: int, reverse: bool) -> tuple[Any, 
     return x, lax.concatenate(parts, axis)
 
 
+def _sorted(keys: Sequence[Any], num_keys: int, axis: int) -> tuple[Any, Any]:
+    """Next to one another in order, every real key of the two; where an earlier key decides, one number with itself."""
+    ordered = lax.sort([*keys], dimension=axis, num_keys=num_keys)[:num_keys]
+    undecided, pairs = True, []
+    for key in ordered:
+        after, before = _neighbours(key, axis)
+        if is_real(key):
+            pairs.append((after, jnp.where(undecided, before, after)))
+        undecided &= after == before
+    real = jnp.result_type(*(x for x, _ in pairs)) if pairs else None
+    both = [jnp.stack([x.astype(real) for x in side]) for side in zip(*pairs, strict=True)]
+    return tuple(both) if both else (jnp.zeros(0), jnp.zeros(0))
+
+
+def _scattered(eqn: JaxprEqn, operand: Any, indices: Any, updates: Any) -> tuple[Any, Any]:
+    """All updates, and the number taken at the place of each: what was there, then the first of the updates."""
+    [result] = run(eqn, [operand, indices, updates])
+    # The place of each update: scatter-add, transposed, of the places' numbers, in two digits that float32 holds.
+    options = {name: eqn.params[name] for name in ("indices_are_sorted", "unique_indices", "mode")}
+    add = lambda x: lax.scatter_add(
+        jnp.zeros(operand.shape, jnp.float32), indices, x, eqn.params["dimension_numbers"], **options
+    )
+    numbers = 1 + jnp.arange(operand.size).reshape(operand.shape)
+    back = jax.linear_transpose(add, jnp.zeros(updates.shape, jnp.float32))
+    digits = [back(x.astype(jnp.float32))[0].astype(int).reshape(-1) for x in (numbers % 4096, numbers // 4096)]
+    place = digits[0] + 4096 * digits[1] - 1  # -1: outside, dropped
+    values = jnp.concatenate([operand.reshape(-1), updates.reshape(-1)])
+    attained = values == result.reshape(-1)[jnp.concatenate([jnp.arange(operand.size), place])]
+    order = jnp.where(attained, jnp.arange(values.size), values.size)
+    first = order[: operand.size].at[jnp.where(place < 0, operand.size, place)].min(order[operand.size :], mode="drop")
+    own = operand.size + jnp.arange(updates.size)
+    winner = jnp.where(place < 0, own, first[place])
+    return updates, values[jnp.minimum(winner, values.size - 1)].reshape(updates.shape)
+
+
 def _neighbours(x: Any, axis: int) -> tuple[Any, Any]:
     length = x.shape[axis]
     return lax.slice_in_dim(x, 1, length, axis=axis), lax.slice_in_dim(x, 0, length - 1, axis=axis)
@@ -119,74 +206,3 @@ def _top(x: Any, axis: int, k: int) -> tuple[Any, Any]:
     after, before = _neighbours(lax.rev(lax.sort(x, dimension=axis), (axis,)), axis)
     stop = min(k, after.shape[axis])
     return lax.slice_in_dim(before, 0, stop, axis=axis), lax.slice_in_dim(after, 0, stop, axis=axis)
-
-
-def matters(jaxpr: Jaxpr, wanted: Sequence[bool]) -> set[Any]:
-    """The variables that the wanted results' derivatives depend on: not what a `stop_gradient` or a step ends.
-
-    Booleans and integers matter where they choose among what matters. Loops and branches are taken to use all they
-    are given.
-
-    Example:
-      >>> import jax
-      >>> jaxpr = jax.make_jaxpr(lambda x, y: x + lax.stop_gradient(jnp.sin(y)))(1.0, 2.0).jaxpr
-      >>> found = matters(jaxpr, [True])
-      >>> [x in found for x in jaxpr.invars]
-      [True, False]
-    """
-    found = {x for x, want in zip(jaxpr.outvars, wanted, strict=True) if want and not isinstance(x, Literal)}
-    for eqn in reversed(jaxpr.eqns):
-        results = [x in found for x in eqn.outvars]
-        if any(results):
-            used = _inputs_used(eqn, results)
-            found |= {x for x, use in zip(eqn.invars, used, strict=True) if use and not isinstance(x, Literal)}
-    return found
-
-
-def _inputs_used(eqn: JaxprEqn, results: Sequence[bool]) -> list[bool]:
-    inner = inner_program(eqn)
-    if inner is not None and eqn.primitive.name in CALLS:
-        jaxpr = closed(inner).jaxpr
-        found = matters(jaxpr, results)
-        return [x in found for x in jaxpr.invars]
-    if inner is not None or "branches" in eqn.params or "body_jaxpr" in eqn.params:
-        return [True] * len(eqn.invars)
-    smooth = any(use and is_real(x.aval) for x, use in zip(eqn.outvars, results, strict=True))
-    return [(smooth and eqn.primitive.name not in FLAT) or not is_real(x.aval) for x in eqn.invars]
-
-
-def weight_axes(
-    eqn: JaxprEqn, weights: Sequence[bool], axes: Sequence[tuple[int, ...] | None]
-) -> tuple[int, ...] | None:
-    """The axes of an equation's result along which different weights were used: its units; None where that is lost.
-
-    Args:
-      eqn: with one result.
-      weights: of every input, whether it depends on params and on no data.
-      axes: of every input, its own such axes where they are known.
-
-    Example:
-      >>> import jax
-      >>> [eqn] = jax.make_jaxpr(lambda x, w: x @ w)(jnp.ones((5, 7, 2)), jnp.ones((2, 3))).eqns
-      >>> weight_axes(eqn, [False, True], [None, None])
-      (2,)
-    """
-    name, shape = eqn.primitive.name, struct(eqn.outvars[0]).shape
-    if name == "dot_general":
-        return _product_axes(eqn, weights)
-    if name == "conv_general_dilated":
-        return (eqn.params["dimension_numbers"].out_spec[1],) if list(weights) == [False, True] else None
-    if name == "transpose" and axes[0] is not None:
-        return tuple(sorted(eqn.params["permutation"].index(axis) for axis in axes[0]))
-    same = (known for x, known in zip(eqn.invars, axes, strict=True) if known is not None and struct(x).shape == shape)
-    return next(same, None)
-
-
-def _product_axes(eqn: JaxprEqn, weights: Sequence[bool]) -> tuple[int, ...] | None:
-    """Of a product's result, the axes of the operand that is weights; those that both operands share are among them."""
-    if sum(weights) != 1:
-        return None
-    contracted, (shared, _) = eqn.params["dimension_numbers"]
-    free = [struct(x).ndim - len(axes) - len(shared) for x, axes in zip(eqn.invars, contracted, strict=True)]
-    start = len(shared) + (free[0] if weights[1] else 0)
-    return (*range(len(shared)), *range(start, start + free[weights.index(True)]))

@@ -240,6 +240,23 @@ def test_show_answers_mistakes_in_one_line(words, message, capsys, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+def test_list_of_a_name_says_what_its_options_mean(capsys, untyped):
+    assert main(["list", "scalar-linear", "rosenbrock"]) == 0
+    words = capsys.readouterr().out
+    assert "depth: number of weights." in words
+    assert "steepness: of the valley's walls, above 0." in words
+    assert ">>>" not in words
+    assert main(["list", "rosenbrok"]) == 2
+    assert "did you mean 'rosenbrock'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", base.BUILT_IN)
+def test_every_option_of_every_landscape_is_explained(name):
+    options = {option for option in base.options(name) if option} - {"dtype"}
+    explained = set(re.findall(r"^ +(\w+): ", base.manual(name), re.MULTILINE))
+    assert options <= explained
+
+
 def test_list_names_landscapes_with_options_as_they_are_written(capsys, monkeypatch):
     def factory(size, centres=IDENTITY, activation=np.tanh):
         """Mine, and mine alone."""

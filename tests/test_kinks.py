@@ -54,6 +54,13 @@ KINKED = {
     "floor": lambda x: jnp.floor(x + 0.5),
     "remainder": lambda x: (x - PLACE + 10.0) % 5.0,
     "piecewise": piecewise,
+    "step of a step": at(lambda x: jnp.where(jnp.sign(x) >= 0.5, x, -x)),
+    "step of a condition": at(lambda x: jnp.where(jnp.where(x > 0, 1.0, 2.0) > 1.5, x, -x)),
+    "integers": lambda x: (x + 0.5) * (x + 0.5).astype(int),
+    "branch by number": jax.vmap(lambda x: lax.switch(jnp.floor(x + 0.5).astype(int), [jnp.sin, jnp.cos, jnp.tanh], x)),
+    "truncation": lambda x: x * jnp.trunc(x + 0.5),
+    "ceiling of a relu": at(lambda x: (x + 1) * jnp.ceil(jax.nn.relu(x) / 2)),
+    "comparison with a relu": at(lambda x: jnp.where(jax.nn.relu(x) > 0, x, -x)),
     "hinge": at(lambda x: optax.losses.hinge_loss(1 + x, jnp.ones_like(x))),
     "cond": jax.vmap(lambda x: lax.cond(x > PLACE, lambda t: t, lambda t: 0 * t, x)),
 }
@@ -124,6 +131,15 @@ def test_smooth_functions_have_none_however_they_are_computed(name, float64):
         (lambda w: lax.top_k(w, 1)[0], [(0,)]),
         (lambda w: lax.top_k(w, 3)[0], [(0,)]),
         (lambda w: jnp.sum(w**2), []),
+        (lambda w: lax.approx_max_k(w, 1)[0], [(0,)]),
+        (lambda w: jnp.median(w[1:5]), [(2,)]),
+        (lambda w: jax.ops.segment_max(w, jnp.array([0, 1, 1, 2, 2, 2]), 3), [(2,)]),
+        (lambda w: jax.ops.segment_max(w, jnp.array([0, 1, 0, 1, 0, 1]), 2), []),
+        (lambda w: jax.ops.segment_min(-w, jnp.array([0, 1, 1, 2, 2, 2]), 3), [(2,)]),
+        (lambda w: jnp.full(2, 4.0).at[jnp.array([0, 0, 1, 1, 1, 1])].max(w), [(1,), (2,)]),  # with what was there
+        (lambda w: jnp.full(2, 9.0).at[jnp.array([0, 0, 1, 1, 1, 1])].max(w), []),
+        (lambda w: w[jnp.lexsort((w, jnp.array([0, 0, 1, 1, 1, 1])))] * jnp.arange(6), []),
+        (lambda w: w[jnp.lexsort((w, jnp.array([0, 1, 1, 0, 0, 0])))] * jnp.arange(6), [(4,)]),
     ],
 )
 def test_equal_extrema_tie(function, positions):
@@ -167,6 +183,9 @@ def test_windows_with_dilations_are_those_of_the_pool(float64):
         lambda w, x: w * lax.stop_gradient(jnp.abs(w - 1.0)),  # that no derivative reaches
         lambda w, x: w * jnp.where(lax.stop_gradient(w) > 1.0, 1.0, 2.0),
         lambda w, x: (jnp.abs(w - 1.0), w)[1],  # that nothing uses
+        lambda w, x: w * jnp.floor(jnp.abs(w - 1.0) + 0.5),  # of which a step sees nothing
+        lambda w, x: jnp.where(jnp.abs(w - 1.0) < 2.0, w, 0.0),
+        lambda w, x: w * (w * 0.5).astype(int),  # zero from -1 to 1
     ],
 )
 def test_ties_that_no_change_of_params_can_break_are_none(loss):
@@ -207,6 +226,62 @@ def test_programs_within_programs_are_read(name, dtype):
     found = kinks(PROGRAMS[name], X.astype(dtype))
     ties = [site.num_tied for site in found.sites if site.margin == 0.0]
     assert ties == ([1, 1] if name == "gradient" else [1])  # of relu, and of its derivative
+
+
+def pooled_slope(w, reducer, start):
+    """The slope of a pool in a fixed direction, and in reverse: programs of their own kind."""
+    pool = lambda x: lax.reduce_window(x, start, reducer, (2,), (1,), "VALID")
+    forward = jax.jvp(pool, (w,), (jnp.arange(4.0),))[1]
+    return jnp.sum(forward) + jnp.sum(jax.grad(lambda x: jnp.sum(pool(x)))(w) * jnp.arange(4.0))
+
+
+@pytest.mark.parametrize(("reducer", "start"), [(lax.max, -jnp.inf), (lax.min, jnp.inf)])
+def test_derivatives_of_a_pool_jump_where_it_ties(reducer, start):
+    found = kinks(lambda w: pooled_slope(w, reducer, start), jnp.array([1.0, 2.0, 2.0, 5.0]))
+    assert {site.primitive for site in found.sites} == {"select_and_gather_add", "select_and_scatter_add"}
+    assert {at for site in found.sites for at in site.positions} == {(1,)}
+
+
+def test_interpolation_has_kinks_at_its_knots():
+    loss = lambda w: jnp.sum(jnp.interp(w, jnp.arange(4.0), jnp.array([0.0, 1.0, 4.0, 9.0])))
+    assert kinks(loss, jnp.array([0.5, 1.25, 2.75])).smooth
+    assert {at[-1] for site in kinks(loss, jnp.array([0.5, 2.0, 2.75])).sites for at in site.positions} == {1}
+
+
+def test_scattered_extrema_have_the_margin_of_their_places(float64):
+    rng = np.random.default_rng(2)
+    places, w = rng.integers(0, 40, (3, 60)), rng.standard_normal((3, 60))
+    groups = [np.sort(w[k][places[k] == place]) for k in range(3) for place in range(30)]  # the others are dropped
+    nearest = min(group[-1] - group[-2] for group in groups if len(group) > 1)
+    scatter = jax.vmap(lambda x, at: jnp.full(30, -jnp.inf).at[at].max(x, mode="drop"))
+    loss = lambda w: jnp.sum(jnp.where(jnp.isfinite(y := scatter(w, jnp.asarray(places))), y, 0.0))
+    assert kinks(loss, jnp.asarray(w)).margin == nearest
+
+
+def test_the_map_of_a_linear_solve_is_read():
+    dense = lambda w: jnp.sum(jnp.linalg.solve(jnp.diag(2 + jax.nn.relu(w)), jnp.ones(3)))
+    conjugate = lambda w: jnp.sum(jax.scipy.sparse.linalg.cg(lambda x: (2 + jax.nn.relu(w)) * x, jnp.ones(3))[0])
+    inside = lambda w: jnp.sum(
+        lax.custom_linear_solve(
+            lambda x: (2 + jnp.abs(w)) * x, jnp.ones(3), lambda _, b: b / (2 + jnp.abs(w)), symmetric=True
+        )
+    )
+    for loss in (dense, conjugate, inside):
+        assert {at for site in kinks(loss, X).sites for at in site.positions} == {(1,)}
+
+
+def test_what_is_not_read_is_not_called_smooth(untyped):
+    larger = lambda w: lax.reduce(w, jnp.float32(0.0), lambda a, b: jnp.maximum(a, b) * 1.0, (0,))
+    mesh = jax.make_mesh((1,), ("i",))
+    sharded = lambda w: jnp.sum(jax.shard_map(jax.nn.relu, mesh=mesh, in_specs=jax.P(), out_specs=jax.P())(w))
+    for loss, name in ((larger, "reduce"), (sharded, "shard_map"), (lambda w: jnp.sum(w * jnp.signbit(w)), "bitcast")):
+        found = kinks(loss, X)
+        assert (found.num_tied, found.smooth) == (0, False)
+        [unread] = found.unread
+        assert unread.startswith(name)
+        assert "test_kinks.py:" in unread
+        assert "not read: " in str(found)
+    assert kinks(lambda w: jnp.sum(w) + jnp.sum(jnp.signbit(X) * 1.0), X).unread == []  # of data
 
 
 def test_ties_of_a_scan_keep_their_step_and_the_branch_not_taken_has_none():

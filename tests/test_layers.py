@@ -17,10 +17,10 @@ HELPERS = [f"landscapes.{name}" for name in ("architectures", "files", "relu_poi
 LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "relu", "scalar", "surfaces", "teacher")]
 LAYERS = [
     ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "taylor", "trees", *DATA],
-    ["householder", "jaxprs", *HELPERS, "rmt", "rows", "ties", "tridiagonals"],
-    ["convolutions", "landscapes.tasks", "masks", "separation", "stacks", "switches", "transposes"],
-    ["kinks", "landscapes.building", "pushes", "rowsums", "signature"],
-    ["columns", "contractions", "forms", "landscapes.sequences"],
+    ["householder", "jaxprs", *HELPERS, "rmt", "rows", "tridiagonals", "units", "uses"],
+    ["convolutions", "landscapes.tasks", "masks", "separation", "stacks", "ties", "transposes"],
+    ["landscapes.building", "pushes", "rowsums", "signature", "switches"],
+    ["columns", "contractions", "forms", "kinks", "landscapes.sequences"],
     ["operators", "readings"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],
     ["curvature", "estimates", "krylov", *LANDSCAPES, "structured", "train"],

@@ -80,14 +80,18 @@ def test_the_figure_has_a_panel_for_plane_surface_and_spectra(name, options, pan
 @pytest.mark.parametrize(
     ("fact", "words"),
     [
-        ({"point": np.zeros(2), "loss": 0.0, "index": 0, "kind": "minimum"}, "critical point 0 has no 'nullity'"),
+        (
+            {"point": np.zeros(2), "loss": 0.0, "index": 0, "kind": "minimum"},
+            "'mine': critical point 0 has no 'nullity'",
+        ),
+        ("origin", "critical point 0 has no 'point'"),
         ({"point": {}, "loss": 0.0, "index": 0, "nullity": 0, "kind": "minimum"}, "not of the structure of params"),
     ],
 )
 def test_facts_that_are_none_are_answered_in_one_line(fact, words):
-    land = hj.Landscape("mine", lambda key: jnp.ones(2), lambda p: p @ p, facts={"critical_points": [fact]})
+    made = lambda: hj.Landscape("mine", lambda key: jnp.ones(2), lambda p: p @ p, facts={"critical_points": [fact]})
     with pytest.raises(ValueError, match=words) as caught:
-        portrait(land, KEY, resolution=3)
+        portrait(made(), KEY, resolution=3)
     assert "\n" not in str(caught.value)
 
 

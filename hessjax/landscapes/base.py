@@ -18,6 +18,9 @@ from typing import Any
 __all__ = ["Landscape", "critical_point", "describe", "get", "names", "options", "register"]
 
 
+POINT = ("point", "loss", "index", "nullity", "kind")  # what every known critical point has
+
+
 @dataclass(frozen=True, eq=False)
 class Landscape:
     """A loss surface: `init(key) -> params`, `loss(params, batch)` and the batch.
@@ -33,6 +36,9 @@ class Landscape:
         makes), gradient (of params, in their structure) and hessian (of params, [n, n] in the order of `ravel_pytree`),
         both of the mean loss; lower_bound, ranks, notes, and what else the landscape documents.
 
+    Raises:
+      ValueError: a critical point lacks point, loss, index, nullity or kind.
+
     Example:
       >>> import hessjax as hj, jax.numpy as jnp
       >>> bowl = hj.landscapes.Landscape("bowl", init=lambda key: jnp.ones(2), loss=lambda p: jnp.sum(p**2))
@@ -46,6 +52,15 @@ class Landscape:
     batch: Any = None
     model: Callable[[Any, Any], Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for number, fact in enumerate(self.facts.get("critical_points", [])):
+            missing = [name for name in POINT if not isinstance(fact, Mapping) or name not in fact]
+            if missing:
+                raise ValueError(
+                    f"landscape {self.name!r}: critical point {number} has no {missing[0]!r}; "
+                    "hj.landscapes.critical_point makes them."
+                )
 
     @property
     def classifies(self) -> bool:
@@ -156,6 +171,18 @@ def describe(name: str) -> str:
         return BUILT_IN[name][2]
     doc = inspect.getdoc(_factory(name)) or "registered by the user"
     return doc.splitlines()[0]
+
+
+def manual(name: str) -> str:
+    """What a named landscape is and what its options mean, as its documentation says; without examples.
+
+    Example:
+      >>> import hessjax as hj
+      >>> print(hj.landscapes.base.manual("rosenbrock").splitlines()[0])
+      sum_i steepness (x_{i+1} - x_i^2)^2 + (1 - x_i)^2: ...
+    """
+    doc = inspect.getdoc(_factory(name)) or ""
+    return doc.partition("\nExample:")[0].strip()
 
 
 def register(name: str, factory: Callable[..., Landscape]) -> None:

@@ -126,6 +126,11 @@ def bowl(*, dtype: str = "float32") -> Landscape:
 def saddle(*, across: float = -1.0, along: float = 3.0, dtype: str = "float32") -> Landscape:
     """across x^2 + along y^2: by default -x^2 + 3 y^2, a strict saddle at 0; 5 x^2 - y^2 is Dauphin et al.'s.
 
+    Args:
+      across: of x^2.
+      along: of y^2, of the other sign.
+      dtype: of params.
+
     Raises:
       ValueError: the coefficients are not of opposite sign.
 
@@ -202,6 +207,11 @@ def rosenbrock(*, dimension: int = 2, steepness: float = 100.0, dtype: str = "fl
     """sum_i steepness (x_{i+1} - x_i^2)^2 + (1 - x_i)^2: a curved valley with its minimum at (1, ..., 1).
 
     From 4 dimensions on there is another local minimum, of loss near 4; it is not among the facts.
+
+    Args:
+      dimension: number of params, at least 2.
+      steepness: of the valley's walls, above 0.
+      dtype: of params.
 
     Raises:
       ValueError: dimension is below 2, or steepness not above 0.

@@ -154,7 +154,7 @@ def test_killed_or_interrupted_in_the_middle_it_resumes_to_the_same_bits(killed_
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     if sent == signal.SIGINT:
-        assert process.returncode == 130
+        assert process.returncode == 130, err
         assert err == "interrupted: finished units are kept; run the same command again to resume.\n"
     else:
         assert process.returncode == -signal.SIGKILL

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from hessjax.free_laws import FreeLaw
     from hessjax.portraits import Portrait
     from hessjax.spectra import Spectrum
 
@@ -31,6 +32,7 @@ __all__ = [
     "final_distribution",
     "gradient_norm_against_loss",
     "index_against_loss",
+    "law",
     "loss_curves",
     "overview",
     "portrait",
@@ -186,6 +188,28 @@ def density(found: Spectrum, *, ax: Axes | None = None) -> Axes:
             "hj.density(quadrature, grid, width=...).value over grid."
         )
     return draw(panels.estimated(found), ax)
+
+
+def law(law: FreeLaw, eigenvalues: Any = (), *, ax: Axes | None = None) -> Axes:
+    """A random-matrix law, over the histogram of measured eigenvalues where there are any.
+
+    Args:
+        law: Such as `hj.rmt.wishart_plus_wigner(phi, eps)` makes; a share of equal eigenvalues is a dashed line.
+        eigenvalues: Any shape, pooled; those far beyond the law and the others are counted below the axis.
+        ax: Axes to draw on; a new figure if None.
+
+    Example:
+        >>> import hessjax as hj
+        >>> mixed = hj.rmt.wishart_plus_wigner(0.25, 0.5)
+        >>> law(mixed, mixed.sample(200, seed=0)).get_title(loc="left")
+        '22.5% below 0 by the law, 22.5% measured'
+
+    Raises:
+        TypeError: `law` is something else.
+    """
+    if not hasattr(law, "bands"):
+        raise TypeError(f"law is {type(law).__name__}, wanted one that hj.rmt makes, such as hj.rmt.semicircle().")
+    return views.draw_law(law, np.ravel(np.asarray(eigenvalues, float)), axes.given(ax))
 
 
 def portrait(found: Portrait) -> Figure:

@@ -1,4 +1,4 @@
-"""Draws a portrait: the plane as contours and as a surface, and the spectra at its points."""
+"""Draws a portrait (its plane as contours and as a surface, the spectra at its points), and a law over eigenvalues."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from hessjax.free_laws import FreeLaw
     from hessjax.portraits import Portrait
 
-__all__ = ["draw_portrait"]
+__all__ = ["draw_law", "draw_portrait"]
 
 LEVELS = 28
 MARKERS = "osD^vP"
+TAILS = 0.002, 0.998  # quantiles of the eigenvalues between which they are drawn, where the law ends before
 
 
 def draw_portrait(found: Portrait) -> Figure:
@@ -82,6 +84,7 @@ def _surface(ax: Any, found: Portrait, heights: np.ndarray) -> None:
     x, y = np.meshgrid(plane.xs, plane.ys)
     ax.plot_surface(x, y, heights, cmap="viridis", linewidth=0, antialiased=True, rcount=80, ccount=80, alpha=0.95)
     ax.tick_params(labelsize=7, pad=-2)
+    ax.locator_params(nbins=5)
     ax.set_xlabel(axes.plain(plane.labels[0]), fontsize=8, labelpad=-2)
     ax.set_ylabel(axes.plain(plane.labels[1]), fontsize=8, labelpad=-2)
     ax.view_init(elev=32, azim=-60)
@@ -118,3 +121,37 @@ def _counts(point: Any) -> str:
     if point.negative is None:
         return f"{point.name}: both ends"
     return f"{point.name}: {point.negative} −, {point.zero} zero, {point.positive} +"
+
+
+def draw_law(law: FreeLaw, eigenvalues: np.ndarray, ax: Axes) -> Axes:
+    """The law's density over a histogram of the eigenvalues that are finite; an atom is a stick of its share."""
+    values = eigenvalues[np.isfinite(eigenvalues)]
+    left, right = law.edges()
+    ends = np.quantile(values, TAILS) if values.size else np.array([left, right])
+    low, high = min(left, ends[0]), max(right, ends[1])
+    margin = 0.04 * (high - low) or 1.0
+    grid = np.union1d(np.linspace(low - margin, high + margin, 800), law.bands())
+    outside = int(((values < grid[0]) | (values > grid[-1])).sum())
+    zero = 1e-6 * np.abs(values).max(initial=0.0)  # rounding of float32, below which a sign means nothing
+    title = f"{law.negative_fraction():.1%} below 0 by the law"
+    title += f", {(values < -zero).mean():.1%} measured" if values.size else ""
+    lost = [f"{outside:,} beyond the axis"] * (outside > 0)
+    lost += [f"{eigenvalues.size - values.size:,} not finite"] * (values.size < eigenvalues.size)
+    axes.frame(ax, title, f"{values.size:,} eigenvalues" + "".join(f"; {x}" for x in lost) if eigenvalues.size else "")
+    axes.label(ax, "eigenvalue λ", "density")
+    if values.size:
+        bins = np.linspace(grid[0], grid[-1], int(np.clip(2 * values.size ** (1 / 3), 12, 120)))
+        heights = np.histogram(values, bins)[0] / (values.size * (bins[1] - bins[0]))
+        ax.stairs(heights, bins, fill=True, color=axes.GREY, alpha=0.45, label="measured")
+    density = np.where((grid >= left) & (grid <= right), law.density(grid), np.nan)
+    ax.plot(grid, density, color=axes.BLUE, linewidth=1.6, label="law")
+    if law.atom:
+        label = f"law: {law.atom:.1%} at {law.shift:g}"
+        ax.axvline(law.shift, color=axes.BLUE, linewidth=1.2, linestyle="--", label=label)
+    finite = density[np.isfinite(density)]
+    top = np.quantile(finite, 0.98) if finite.size else 1.0
+    tallest = heights.max() if values.size else 0.0
+    ax.set_ylim(0, max(1.15 * tallest, 1.3 * top))
+    ax.set_xlim(grid[0], grid[-1])
+    ax.legend(fontsize=8, frameon=False)
+    return ax

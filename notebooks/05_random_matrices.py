@@ -104,15 +104,9 @@ wishart, wigner = found[0].mean(), np.sqrt((found[1] ** 2).mean())
 scaled = hj.rmt.wishart_plus_wigner(ratio, 0.5, wishart=wishart, wigner=wigner)
 laws = hj.rmt.wishart_plus_wigner(ratio, 0.0, wishart=wishart), hj.rmt.semicircle(wigner), scaled
 fig, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
-for ax, values, law, title in zip(axes, found, laws, ("Gauss-Newton", "residual part", "Hessian")):
-    low, high = np.quantile(values, [0.0, 0.99])
-    x = np.linspace(min(low, law.edges()[0]), max(high, law.edges()[1]), 500)
-    ax.hist(
-        values.ravel(), bins=np.linspace(x[0], x[-1], 90), density=True, alpha=0.5, label="measured, at random starts"
-    )
-    ax.plot(x, law.density(x), label="law of the same scale")
-    ax.set(xlabel="eigenvalue / 16", title=title)
-axes[0].legend()
+for ax, values, law, title in zip(axes, found, laws, ("Gauss-Newton matrix", "residual part", "Hessian")):
+    hj.plot.law(law, values, ax=ax)
+    ax.set(xlabel=f"eigenvalue / 16 of the {title}, at random starts")
 print(f"negative: {(found[2] < 0).mean():.3f} measured, {scaled.negative_fraction():.3f} predicted")
 
 # %% [markdown]
@@ -146,12 +140,8 @@ def law_of(values):
 fig, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
 for ax, t in zip(axes, (0, ds.sizes["time"] // 2, ds.sizes["time"] - 1)):
     values, law = spectra[:, t].ravel(), law_of(spectra[:, t])
-    low, high = np.quantile(values, [0.001, 0.995])
-    x = np.linspace(min(low, law.edges()[0]), max(high, law.edges()[1]), 500)
-    ax.hist(values, bins=np.linspace(x[0], x[-1], 90), density=True, alpha=0.5, label="measured")
-    ax.plot(x, law.density(x), label="law of the same mean and variance")
-    ax.set(xlabel="eigenvalue / 16", title=f"step {int(ds.step[t])}: energy {energy[:, t].mean():.3f}")
-axes[0].legend()
+    hj.plot.law(law, values, ax=ax)
+    ax.set(xlabel=f"eigenvalue / 16 at step {int(ds.step[t])}, energy {energy[:, t].mean():.3f}")
 
 # %% [markdown]
 # ## The index curve, with the gradient beside it

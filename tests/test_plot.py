@@ -11,7 +11,8 @@ from fake_sweep import fake_sweep
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from hessjax import panels, plot, tables
+from hessjax import panels, plot, rmt, tables
+from hessjax.free_laws import FreeLaw
 
 DRAW = {
     "index": plot.index_against_loss,
@@ -234,3 +235,40 @@ def test_without_matplotlib_one_line_says_what_to_install(ds, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'hessjax\[plot\]'"):
         plot.index_against_loss(ds)
+
+
+LAWS = {
+    "atom": rmt.marchenko_pastur(2.5),
+    "infinite at its edge": rmt.marchenko_pastur(1.0),
+    "two bands": FreeLaw(jumps=(4.0,), rates=(0.25,), variance=0.01),
+    "semicircle": rmt.semicircle(2.0),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_law_is_drawn_over_what_is_measured(name):
+    law = LAWS[name]
+    values = np.append(law.sample(2000, seed=0), [100.0, np.nan])
+    ax = plot.law(law, values)
+    curve = ax.lines[0].get_xydata()
+    inside = np.isfinite(curve[:, 1])
+    assert_allclose(curve[inside, 1], law.density(curve[inside, 0]))
+    assert curve[inside, 0].min() == pytest.approx(law.edges()[0], abs=1e-12)
+    assert curve[inside, 0].max() == pytest.approx(law.edges()[1], rel=1e-12)
+    [measured] = ax.patches
+    heights, edges, _ = measured.get_data()
+    assert np.sum(heights * np.diff(edges)) == pytest.approx(2000 / 2001)
+    # Every bin against the law's own share of it, atom included: the spectrum of 2000 rows is rigid.
+    assert_allclose(heights * np.diff(edges), np.diff(law.cdf(edges)), atol=5e-3)
+    assert len(ax.lines) == (2 if law.atom else 1)
+    said = " ".join(text.get_text() for text in ax.texts)
+    assert "1 beyond the axis; 1 not finite" in said
+    ax.figure.canvas.draw()
+
+
+def test_a_law_without_eigenvalues_is_its_density_and_no_law_is_refused(untyped):
+    ax = plot.law(rmt.semicircle())
+    assert ax.get_title(loc="left") == "50.0% below 0 by the law"
+    assert not ax.patches
+    with pytest.raises(TypeError, match="law is float, wanted one that"):
+        plot.law(0.5)

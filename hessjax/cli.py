@@ -20,7 +20,6 @@ import tyro
 from hessjax.commands import COMMANDS, sweep_command
 from hessjax.config import Sweep
 from hessjax.flags import UsageError, one_line, sweep_words
-from hessjax.process import no_interrupt_lost
 
 __all__ = ["main"]
 
@@ -58,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         command = _parse(args or ["--help"])
-        with no_interrupt_lost():
-            command.run()
+        command.run()
         sys.stdout.flush()
     except BrokenPipeError:  # `hessjax list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

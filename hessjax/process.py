@@ -1,17 +1,12 @@
-"""What a command sets for its whole process, how it is interrupted, and how it writes a figure."""
+"""What a command sets for its whole process, and how it writes a figure; a library call does neither."""
 
 from __future__ import annotations
 
-import _thread
-import contextlib
 import os
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["no_interrupt_lost", "own_process", "save_figure"]
+__all__ = ["own_process", "save_figure"]
 
 
 def own_process(dtype: str = "float32") -> None:
@@ -29,24 +24,6 @@ def own_process(dtype: str = "float32") -> None:
 
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-
-
-@contextlib.contextmanager
-def no_interrupt_lost() -> Iterator[None]:
-    """An interrupt that arrives inside a destructor or a callback, where Python would ignore it, is sent again."""
-    before = sys.unraisablehook
-
-    def hook(ignored: Any) -> None:
-        if issubclass(ignored.exc_type, KeyboardInterrupt):
-            threading.Timer(0.05, _thread.interrupt_main).start()  # raised here and now it would be ignored again
-        else:
-            before(ignored)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 def save_figure(drawn: Any, path: Path) -> None:

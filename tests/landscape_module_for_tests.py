@@ -20,18 +20,6 @@ def bowl(curvatures=DIAGONAL):
     return Landscape("bowl", lambda key: jax.random.normal(key, d.shape), lambda p: 0.5 * jnp.sum(d * p**2))
 
 
-class Interrupted:
-    """Interrupted while it is destroyed, where Python ignores exceptions."""
-
-    def __del__(self):
-        raise KeyboardInterrupt
-
-
-def interrupted():
-    Interrupted()
-    return bowl()
-
-
 def quartic(ruin="nothing", above=0.6):
     """sum x^4 / 4 + x.b / 10; an init whose first draw exceeds `above` is NaN, far away, or in a kink, as told."""
 

@@ -240,13 +240,6 @@ def test_show_answers_mistakes_in_one_line(words, message, capsys, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupt_inside_a_destructor_ends_the_command(capsys):
-    before = sys.unraisablehook
-    assert main(["sweep", "--landscape", f"{MODULE}:interrupted", *QUICK]) == 130
-    assert capsys.readouterr().err == "interrupted: finished units are kept; run the same command again to resume.\n"
-    assert sys.unraisablehook is before
-
-
 def test_list_of_a_name_says_what_its_options_mean(capsys, untyped):
     assert main(["list", "scalar-linear", "rosenbrock"]) == 0
     words = capsys.readouterr().out

@@ -136,9 +136,11 @@ def start_slow_sweep(path):
     for name, value in KILLED.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
     process = subprocess.Popen(
         [sys.executable, "-m", "hessjax", "sweep", *words], cwd=HERE, stderr=subprocess.PIPE, text=True, env=env
     )
+    signal.signal(signal.SIGINT, before)
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         if path.exists() and len(units_done(path)) >= 2:

@@ -22,7 +22,7 @@ __all__ = ["List", "Show"]
 
 @dataclasses.dataclass
 class List:
-    """Names the landscapes, each with its options and their defaults; of those that are named, what the options mean.
+    """Names the landscapes, each with its options and their defaults; with names, also what their options mean.
 
     Args:
       names: none for all; or names of `hessjax list`, or package.module:factory.
@@ -33,15 +33,16 @@ class List:
     def run(self) -> None:
         from hessjax.landscapes import base
 
-        shown = self.names or tuple(base.names())
+        shown = {name: base.options(name) for name in self.names or base.names()}
         width = max(map(len, shown)) + 1
-        for name in shown:
-            given = {k: v for k, v in base.options(name).items() if k}
+        for name, known in shown.items():
+            given = {k: v for k, v in known.items() if k}
             words = [f"{k}=..." if v is inspect.Parameter.empty else f"{k}={spell(v)}" for k, v in given.items()]
             print(f"{name:{width}s}{base.describe(name)}")
             print(" " * width + " ".join(words))
-            if self.names:
-                print(textwrap.indent(base.manual(name), "  "))
+            manual = base.manual(name).removeprefix(base.describe(name)).strip()
+            if self.names and manual:
+                print(textwrap.indent(manual, "  "))
 
 
 @dataclasses.dataclass

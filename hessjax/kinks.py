@@ -8,7 +8,7 @@ minimum of two pieces and critical in neither. The places are found in the trace
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from hessjax import trees
 from hessjax.switches import Reading, Scope, walk
-from hessjax.taylor import Series
+from hessjax.taylor import Series, filled
 from hessjax.units import Entry
 from hessjax.uses import Use
 
@@ -67,7 +67,8 @@ class Kinks(NamedTuple):
 
     `num_tied` entries tie at `sites`; `margin` is the distance of the nearest: 0 where one ties, infinite where there
     is no site, NaN where an operand is not a number. `dead` has one record an equation like max(x, 0). `unread` names
-    equations that may have kinks of their own. `smooth`: none ties, all are numbers, all is read.
+    equations that may have kinks of their own. `finite`: the loss and its first two derivatives along a line are, which
+    those of a root or of a norm at 0 are not. `smooth`: none ties, no margin is NaN, all is read and finite.
     """
 
     sites: list[Site]
@@ -76,6 +77,7 @@ class Kinks(NamedTuple):
     dead: list[Dead]
     smooth: bool
     unread: Sequence[str] = ()
+    finite: bool = True
 
     def __str__(self) -> str:
         if not self.sites and self.smooth:
@@ -84,6 +86,7 @@ class Kinks(NamedTuple):
         lines = [
             f"{head}; {len(self.sites)} site{'s' * (len(self.sites) != 1)}, nearest tie at distance {self.margin:.3g}"
         ]
+        lines += ["  the loss or a derivative of it is not finite"] * (not self.finite)
         lines += [f"  not read: {name}" for name in self.unread]
         lines += [f"  {site}" for site in self.sites if site.num_tied]
         lines += [f"  {layer}" for layer in self.dead if layer.num_dead]
@@ -97,12 +100,14 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
     extremum, of a conversion to integers, or of a comparison that chooses (`where`, `cond`, `while`), ties where
     |a - b| <= tol for its operands a and b. It counts where a and b differ to second order as functions of params:
     along one fixed random direction, in value, slope or curvature. So ties of constants, of padding, of units that are
-    off, and under `stop_gradient`, are none; and without a tie the loss is twice differentiable as far as these
-    primitives go (a square root at 0 is none of them). A tie that counts is where it may not be: |x|^2 written with
-    `abs` is smooth and is reported.
+    off, and under `stop_gradient`, are none; and without a tie, and `finite`, the loss is twice differentiable. A tie
+    that counts is where it may not be: |x|^2 written with `abs` is smooth and is reported.
 
-    Not seen: slopes that agree to 64 eps. Not read, and said so in `unread`: equations that hold other programs
-    (`jax.shard_map`, `lax.reduce` by a user's function, kernels), and numbers taken as their bits (`jnp.signbit`).
+    It is the loss as it is differentiated: functions with rules of their own count as their rules say, so that a
+    surrogate's steps are none. Not seen: slopes and curvatures that agree to 64 eps (4 eps of narrow dtypes), and ties
+    that rounding moves, for which there is `tol`. Not read, and said so in `unread`: equations that hold other programs
+    (`jax.shard_map`, `lax.reduce` by a user's function, kernels), numbers taken as their bits (`jnp.signbit`), and
+    complex functions of many branches but log, sqrt and powers.
 
     A unit is dead where an equation like max(x, 0) has x < 0 for every row. Units are the axes along which weights
     differ (features of a product with a matrix of params, channels of a convolution); where the program does not tell
@@ -110,7 +115,8 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
 
     Args:
       loss: `loss(params, batch) -> [N]` or scalar; `loss(params)` where batch is None. Traced and compiled once for its
-        shapes; read with its calls, loops, branches and linear solves.
+        shapes, and read with its calls, loops, branches and linear solves. Arrays that it closes over are those of the
+        first call.
       params: any pytree of floating arrays, with their values: not under `jax.jit`.
       batch: any pytree, or None.
       tol: absolute, in the units of the operands; 0: exact ties alone.
@@ -121,6 +127,7 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
     Raises:
       TypeError: loss is not callable; params are not floating, or are traced; loss returns no floating array.
       ValueError: params are empty; tol is not a number from 0 up.
+      NotImplementedError: jax has no derivative of a primitive that params reach.
 
     Example:
       >>> loss = lambda w, x: jax.nn.relu(x @ w) ** 2
@@ -139,14 +146,17 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
         raise TypeError("params or batch are traced: kinks reads values; call it outside jax.jit, vmap and grad.")
     if isinstance(tol, bool) or not isinstance(tol, int | float | np.number) or not 0 <= tol < math.inf:
         raise ValueError(f"tol must be a number from 0 up, got {tol!r}.")
-    sites, dead, unread = _told(_readings(loss, params, batch, float(tol)))
+    hashable = isinstance(loss, Hashable)
+    readings, finite = _walked(loss if hashable else lambda *args: loss(*args), params, batch, float(tol))
+    sites, dead, unread = _told(readings)
     num_tied = sum(site.num_tied for site in sites)
     margin = float(np.min([math.inf, *(site.margin for site in sites)]))
-    return Kinks(sites, num_tied, margin, dead, num_tied == 0 and not math.isnan(margin) and not unread, unread)
+    smooth = num_tied == 0 and not math.isnan(margin) and not unread and bool(finite)
+    return Kinks(sites, num_tied, margin, dead, smooth, unread, bool(finite))
 
 
 @partial(jax.jit, static_argnums=0)
-def _readings(loss: Callable, params: PyTree, batch: PyTree, tol: Any) -> list[tuple[Reading, Any]]:
+def _walked(loss: Callable, params: PyTree, batch: PyTree, tol: Any) -> tuple[list[tuple[Reading, Any]], Any]:
     args = (params,) if batch is None else (params, batch)
     with jax.default_matmul_precision(PRECISION):
         program, shape = jax.make_jaxpr(loss, return_shape=True)(*args)
@@ -154,8 +164,9 @@ def _readings(loss: Callable, params: PyTree, batch: PyTree, tol: Any) -> list[t
     line = trees.normal_like(jax.random.key(0), params)
     moving = [Entry(Series(x, dx, jnp.zeros_like(x))) for x, dx in zip(*map(jax.tree.leaves, (params, line)))]
     inputs = [*moving, *(Entry(Series(x), data=True) for x in jax.tree.leaves(batch))]
-    _, readings = walk(program, inputs, [Use.ALL], Scope(_rows(batch), tol))
-    return [(x, None if x.tied is None else jnp.sum(x.tied)) for x in readings]
+    [result], readings = walk(program, inputs, [Use.ALL], Scope(_rows(batch), tol))
+    finite = jnp.array([jnp.isfinite(x).all() for x in filled(result.series)]).all()
+    return [(x, None if x.tied is None else jnp.sum(x.tied)) for x in readings], finite
 
 
 def _check_result(shape: Any) -> None:
@@ -183,7 +194,7 @@ def _told(readings: list[tuple[Reading, Any]]) -> tuple[list[Site], list[Dead], 
             off, shape = np.flatnonzero(~reading.alive), reading.alive.shape
             listed = _positions(off[:MAX_LISTED], shape)
             dead.append(Dead(*reading.names, shape, math.prod(shape), len(off), listed))
-        if num_tied is None and reading.alive is None:
+        if reading.unread is not None and reading.unread:
             unread.append(_name(reading.names))
     return sites, dead, unread
 

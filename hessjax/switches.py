@@ -4,8 +4,9 @@ The program is run equation by equation on values along a random line in the spa
 tie where they are equal, and are a kink where they are not the same function to second order: a tie of constants, of
 units that are off, or of one number with itself is none.
 
-Functions with derivatives of their own (`jax.nn.relu`, `jax.nn.softplus`) are read in their rules, not in their
-bodies: what is differentiated has the kinks.
+Functions with derivatives of their own (`jax.nn.relu`, `jax.nn.softplus`) are read in their rules: what is
+differentiated has the kinks. In their bodies only steps are, and only where the value decides: before another step, and
+within another's rule.
 """
 
 from __future__ import annotations
@@ -46,16 +47,13 @@ class Scope:
     source: str = ""
 
 
-NUMBERS, NAMES = ["tied", "margin", "alive", "stuck"], ["names", "shape", "before_step"]
+NUMBERS, NAMES = ["tied", "margin", "alive", "stuck", "unread"], ["names", "shape", "before_step"]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=NUMBERS, meta_fields=NAMES)
 @dataclass(frozen=True)
 class Reading:
-    """One site: which entries tie, how far the nearest is from a tie; of units that may be off, which are on.
-
-    With neither, an equation that could not be read.
-    """
+    """One site: which entries tie, how far the nearest is from a tie; of units that may be off, which are on."""
 
     names: tuple[str, str, str]  # primitive, function, source line
     shape: tuple[int, ...]
@@ -63,29 +61,31 @@ class Reading:
     margin: Any = None
     alive: Any = None
     stuck: Any = None  # of a step: whether operands tie that move alike, perhaps for a kink before it
-    before_step: bool = False  # a kink of which only jumps are used: it has none, unless a step is stuck
+    unread: Any = None  # of an equation that cannot be read: whether the program has been there
+    before_step: bool = False  # a kink of which only jumps are used: counted where any step of the loss is stuck
 
     def merged(self, other: Reading) -> Reading:
         """Of the same site at another step."""
         either = lambda a, b: None if a is None else a | b
         margin = None if self.margin is None else jnp.minimum(self.margin, other.margin)
-        now = {name: either(getattr(self, name), getattr(other, name)) for name in ("tied", "alive", "stuck")}
+        now = {name: either(getattr(self, name), getattr(other, name)) for name in ("tied", "alive", "stuck", "unread")}
         return replace(self, margin=margin, **now)
 
     def over_steps(self, layers: bool) -> Reading:
         """Of readings along a leading axis, that of all. Entries keep their step; units do where steps are layers."""
-        alive = self.alive if self.alive is None or layers else self.alive.any(0)
+        ever = lambda x, *axes: None if x is None else x.any(*axes)
+        alive = self.alive if layers else ever(self.alive, 0)
+        now = replace(self, alive=alive, stuck=ever(self.stuck), unread=ever(self.unread))
         if self.tied is None:
-            return replace(self, alive=alive)
-        stuck = None if self.stuck is None else self.stuck.any()
-        margin = jnp.min(self.margin, initial=jnp.inf)
-        return replace(self, shape=self.tied.shape, margin=margin, alive=alive, stuck=stuck)
+            return now
+        return replace(now, shape=self.tied.shape, margin=jnp.min(self.margin, initial=jnp.inf))
 
     def blank(self) -> Reading:
         """That of a site where the program has not been."""
         off = lambda x: None if x is None else jnp.zeros(x.shape, bool)
         margin = None if self.margin is None else jnp.full(self.margin.shape, jnp.inf, self.margin.dtype)
-        return replace(self, tied=off(self.tied), margin=margin, alive=off(self.alive), stuck=off(self.stuck))
+        now = {name: off(getattr(self, name)) for name in ("tied", "alive", "stuck", "unread")}
+        return replace(self, margin=margin, **now)
 
 
 Found = tuple[list[Entry], list[Reading]]
@@ -110,15 +110,16 @@ def walk(program: ClosedJaxpr, inputs: Sequence[Entry], wanted: Sequence[Use], s
     seen: set[Any] = set()
     readings: list[Reading] = []
     for eqn in jaxpr.eqns:
-        results, found = _step(eqn, [*map(read, eqn.invars)], [live.get(x, Use.NONE) for x in eqn.outvars], scope)
+        uses = [live.get(x, Use.NONE) for x in eqn.outvars]
+        results, found = _step(eqn, [*map(read, eqn.invars)], uses, scope)
         known |= dict(zip(eqn.outvars, results, strict=True))
-        if eqn.primitive.name in COMPARISONS:  # programs repeat them
-            found, seen = [] if _inputs(eqn) in seen else found, seen | {_inputs(eqn)}
+        if eqn.primitive.name in COMPARISONS and any(uses):  # programs repeat them
+            found, seen = [] if _identity(eqn) in seen else found, seen | {_identity(eqn)}
         readings += [replace(x, alive=None) if eqn in both_ways else x for x in found]
     return [*map(read, jaxpr.outvars)], readings
 
 
-def _inputs(eqn: JaxprEqn) -> Any:
+def _identity(eqn: JaxprEqn) -> Any:
     """What identifies an equation among those of its program without parameters."""
     return eqn.primitive, *(np.asarray(x.val).tobytes() if isinstance(x, Literal) else x for x in eqn.invars)
 
@@ -133,6 +134,8 @@ def _step(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> 
         return results, readings if any(live) else []
     if name.startswith(("custom_jvp_call", "custom_vjp_call")) and moves:
         return _own_derivative(eqn, inputs, max(live), scope)
+    if name == "stop_gradient":  # what moves it is nobody's business from here on
+        return [Entry(Series(x.series.value), data=x.data) for x in inputs], []
     results = along(partial(_run, eqn), _series(inputs))
     readings = _readings(eqn, inputs, scope, max(live)) if any(live) else []
     return [entry_of(eqn, inputs, y) for y in results], readings
@@ -167,7 +170,7 @@ def _readings(eqn: JaxprEqn, inputs: list[Entry], scope: Scope, use: Use) -> lis
     alive = None if off is None else any_alive(off, inputs, scope.rows)
     function, axes = operands(eqn) or (None, ())
     if function is None and hides(eqn) and any(x.moves for x in inputs):
-        return [Reading(names, ())]
+        return [Reading(names, (), unread=jnp.bool_(True))]
     pair = [] if function is None else along(function, _series(inputs))
     if not any(x.moves for x in pair) or (name in ("abs", "sign") and inputs[0].sign == 1):
         return [] if alive is None else [Reading(names, alive.shape, alive=alive)]
@@ -177,13 +180,15 @@ def _readings(eqn: JaxprEqn, inputs: list[Entry], scope: Scope, use: Use) -> lis
     same_number = len(eqn.invars) == 2 and eqn.invars[0] is eqn.invars[1]  # as in isnan
     stuck = (near & alike).any() if step and not same_number else None
     margin = jnp.min(gap, initial=jnp.inf, where=~alike)
-    return [Reading(names, tied.shape, tied, margin, alive, stuck, use < Use.ALL and not step)]
+    before = use < Use.ALL and not step
+    return [Reading(names, tied.shape, tied, margin, alive, stuck, before_step=before)]
 
 
 def _gap(pair: list[Series]) -> tuple[Any, Any]:
     """The distance of the operands, and where they are the same function to second order but for a constant."""
     a, b = map(filled, pair)
-    rounding = 64 * jnp.finfo(a.value.dtype).eps
+    eps = float(jnp.finfo(a.value.dtype).eps)
+    rounding = min(64 * eps, max(4 * eps, 1e-4))  # 64 eps of bfloat16 is a half
 
     def same(p: Any, q: Any) -> Any:
         return (jnp.abs(p - q) <= rounding * (jnp.abs(p) + jnp.abs(q))) & jnp.isfinite(p - q)
@@ -197,21 +202,25 @@ def _gap(pair: list[Series]) -> tuple[Any, Any]:
 def _own_derivative(eqn: JaxprEqn, inputs: list[Entry], live: Use, scope: Scope) -> Found:
     """A function with a rule of its own: its results move as the rule says, and the rule's program is read.
 
-    Its body, where only jumps matter.
+    Its body is read for jumps: where only those matter, and within a rule, whose value is a derivative of the loss.
     """
     in_reverse = eqn.primitive.name.startswith("custom_vjp")
     results = _pushed_in_reverse(eqn, inputs, scope) if in_reverse else along(partial(_run, eqn), _series(inputs))
     entries = [entry_of(eqn, inputs, y) for y in results]
-    if not (live and scope.depth):
+    if not live:
         return entries, []
     body = closed(inner_program(eqn))
     inside = _inside(body, eqn, scope)
-    if live == Use.JUMPS:
-        return entries, walk(body, inputs, [live] * len(eqn.outvars), inside)[1]
+    jumps: list[Reading] = []
+    if live == Use.JUMPS or scope.depth < MAX_DEPTH:
+        jumps = walk(body, inputs, [Use.JUMPS] * len(eqn.outvars), inside)[1]
+    if live == Use.JUMPS or not scope.depth:
+        return entries, jumps
     moving = [k for k, x in enumerate(inputs) if x.moves]
     program = jax.make_jaxpr(partial(_rule, eqn, inputs, in_reverse))(*(inputs[k].series.value for k in moving))
     inside = replace(inside, depth=scope.depth - 1, source=_line(eqn, scope))
-    return entries, walk(program, [inputs[k] for k in moving], [live] * len(program.jaxpr.outvars), inside)[1]
+    wanted = [live] * len(program.jaxpr.outvars)
+    return entries, jumps + walk(program, [inputs[k] for k in moving], wanted, inside)[1]
 
 
 def _pushed_in_reverse(eqn: JaxprEqn, inputs: list[Entry], scope: Scope) -> list[Series]:
@@ -277,12 +286,20 @@ def _while(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) ->
         results, readings = walk(body, [*consts, *map(_carried, carry)], [most] * len(carry), scope)
         return [filled(y.series) for y in results], [*ask(carry), *readings]
 
+    def answers(carry: list[Series]) -> Any:
+        """One, or under vmap one a lane: lanes that have ended stay, and are read where they ended."""
+        (found,) = evaluate(condition, run, *(x.series.value for x in asked), *(x.value for x in carry))
+        return found
+
     def goes_on(state: Any) -> Any:
-        (answer,) = evaluate(condition, run, *(x.series.value for x in asked), *(x.value for x in state[0]))
-        return answer
+        return answers(state[0]).any()
 
     def advance(state: Any) -> Any:
         carry, readings = step(state[0])
+        on = answers(state[0])
+        if on.ndim:
+            kept = lambda new, old: jnp.where(on.reshape(on.shape + (1,) * (new.ndim - on.ndim)), new, old)
+            carry = jax.tree.map(kept, carry, state[0])
         return carry, [before.merged(now) for before, now in zip(state[1], readings, strict=True)]
 
     first = [filled(x.series) for x in start]
@@ -322,9 +339,10 @@ def _cond(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> 
 
 def _solve(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> Found:
     """The linear map whose system is solved, at the solution; that moves as its rule says."""
-    consts = inputs[: eqn.params["const_lengths"].matvec]
-    solution = [entry_of(eqn, inputs, y) for y in along(partial(_run, eqn), _series(inputs))]
-    return solution, walk(eqn.params["jaxprs"].matvec, [*consts, *solution], live, scope)[1]
+    consts, matvec = inputs[: eqn.params["const_lengths"].matvec], eqn.params["jaxprs"].matvec
+    results = [entry_of(eqn, inputs, y) for y in along(partial(_run, eqn), _series(inputs))]
+    solution = results[: len(matvec.jaxpr.outvars)]  # what a solver tells beside it follows
+    return results, walk(matvec, [*consts, *solution], [max(live)] * len(solution), scope)[1]
 
 
 PROGRAMS = {"scan": _scan, "while": _while, "cond": _cond, "custom_linear_solve": _solve}

@@ -24,8 +24,11 @@ __all__ = ["hides", "is_step", "operands"]
 
 Operands = Callable[..., Sequence[Any]]  # of an equation's inputs, to the two arrays
 
-STEPS = {"sign", "floor", "ceil", "round", "rem"}
-WINDOWED = {"reduce_window_max", "reduce_window_min", "select_and_scatter_add", "select_and_gather_add"}
+CHOSEN = {"select_and_scatter_add", "select_and_gather_add"}  # derivatives of windowed extrema: what is chosen moves
+WINDOWED = {"reduce_window_max", "reduce_window_min", *CHOSEN}
+STEPS = {"sign", "floor", "ceil", "round", "rem", "atan2", *CHOSEN}
+CUT = {"log", "sqrt", "rsqrt", "pow"}  # of complex numbers: they jump across the negative axis
+CUT_ELSEWHERE = {"log1p", "acos", "asin", "atan", "acosh", "asinh", "atanh", "cbrt"}
 SCATTERS = {"scatter_add", "scatter_sub", "scatter_mul", "scatter_max", "scatter_min"}
 
 
@@ -61,8 +64,12 @@ def operands(eqn: JaxprEqn) -> tuple[Operands, tuple[int, ...]] | None:
     if name == "approx_top_k":
         turned = 1 if params["is_max_k"] else -1
         return lambda x: _top(turned * x, params["reduction_dimension"] % x.ndim, params["k"]), ()
-    if _is_truncation(eqn):
-        return lambda x: (x, _nearest_multiple(x, jnp.ones_like(x))), ()
+    if name == "clamp":
+        return _clamped, (0,)
+    if name in CUT and _is_complex(eqn):
+        return lambda x, *_: _across_the_cut(x.imag, x.real), ()
+    if name == "convert_element_type" and is_real(eqn.invars[0].aval) and not is_real(eqn.outvars[0].aval):
+        return _of_conversion(eqn), ()
     return (ONE_SIDED[name], ()) if name in ONE_SIDED else None
 
 
@@ -79,7 +86,9 @@ def is_step(eqn: JaxprEqn) -> bool:
 
 
 def hides(eqn: JaxprEqn) -> bool:
-    """Whether an equation may switch where nothing here tells: it holds a program, or takes numbers as their bits.
+    """Whether an equation may switch where nothing here tells.
+
+    It holds a program, takes numbers as their bits, or is a function of complex numbers with several branches.
 
     Example:
       >>> reduced = lambda x: lax.reduce(x, 0.0, lambda a, b: jnp.maximum(a, 2 * b), (0,))
@@ -90,13 +99,29 @@ def hides(eqn: JaxprEqn) -> bool:
     if _plain(eqn.primitive.name) in SCATTERS:
         return False
     bits = eqn.primitive.name == "bitcast_convert_type" and is_real(eqn.invars[0].aval)
-    return bits or any(isinstance(x, Jaxpr | ClosedJaxpr) for x in jax.tree.leaves([*eqn.params.values()]))
+    cut = eqn.primitive.name in CUT_ELSEWHERE and _is_complex(eqn)
+    return bits or cut or any(isinstance(x, Jaxpr | ClosedJaxpr) for x in jax.tree.leaves([*eqn.params.values()]))
 
 
-def _is_truncation(eqn: JaxprEqn) -> bool:
-    """Whether it makes integers of real numbers, towards zero."""
-    [to] = eqn.outvars if eqn.primitive.name == "convert_element_type" else [None]
-    return to is not None and is_real(eqn.invars[0].aval) and jnp.issubdtype(to.aval.dtype, jnp.integer)
+def _is_complex(eqn: JaxprEqn) -> bool:
+    return jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.complexfloating)
+
+
+def _across_the_cut(y: Any, x: Any) -> tuple[Any, Any]:
+    """Of numbers x + iy, for functions that jump across the negative axis."""
+    return y, jnp.where(x < 0, 0, y)
+
+
+def _of_conversion(eqn: JaxprEqn) -> Operands:
+    """To booleans, whether a number is 0; to integers, its whole part, which is 0 on both sides of 0."""
+    if eqn.outvars[0].aval.dtype == bool:
+        return lambda x: (x, jnp.zeros_like(x))
+    return lambda x: (x, _nearest_multiple(x, jnp.ones_like(x)))
+
+
+def _clamped(low: Any, x: Any, high: Any) -> tuple[Any, Any]:
+    """With both bounds, along a new leading axis."""
+    return jnp.stack([x, x]), jnp.stack([jnp.broadcast_to(bound, x.shape) for bound in (low, high)])
 
 
 def _plain(name: str) -> str:
@@ -110,7 +135,7 @@ ONE_SIDED: dict[str, Operands] = {
     "ceil": lambda x: (x, jnp.round(x)),
     "round": lambda x: (x, jnp.floor(x) + 0.5),
     "rem": lambda x, y: (x, _nearest_multiple(x, y)),
-    "clamp": lambda low, x, high: (x, jnp.where(jnp.abs(x - low) <= jnp.abs(high - x), low, high)),
+    "atan2": lambda y, x: _across_the_cut(y, x),
 }
 
 
@@ -122,6 +147,8 @@ def _nearest_multiple(x: Any, y: Any) -> Any:
 
 def _extremum(x: Any, axes: Sequence[int], taken: Callable) -> tuple[Any, Any]:
     """All entries, and the one that is taken of each group: entries along `axes`."""
+    if x.size == 0:
+        return x, x
     rest = [axis for axis in range(x.ndim) if axis not in {axis % x.ndim for axis in axes}]
     order = (*rest, *(axis % x.ndim for axis in axes))
     groups = jnp.transpose(x, order).reshape(*(x.shape[axis] for axis in rest), -1)
@@ -176,7 +203,10 @@ def _sorted(keys: Sequence[Any], num_keys: int, axis: int) -> tuple[Any, Any]:
 
 
 def _scattered(eqn: JaxprEqn, operand: Any, indices: Any, updates: Any) -> tuple[Any, Any]:
-    """All updates, and the number taken at the place of each: what was there, then the first of the updates."""
+    """All updates, and the number taken at the place of each; of that one, what was there before.
+
+    Of equal ones what was there is taken, then the first of the updates.
+    """
     [result] = run(eqn, [operand, indices, updates])
     # The place of each update: scatter-add, transposed, of the places' numbers, in two digits that float32 holds.
     options = {name: eqn.params[name] for name in ("indices_are_sorted", "unique_indices", "mode")}
@@ -192,8 +222,9 @@ def _scattered(eqn: JaxprEqn, operand: Any, indices: Any, updates: Any) -> tuple
     order = jnp.where(attained, jnp.arange(values.size), values.size)
     first = order[: operand.size].at[jnp.where(place < 0, operand.size, place)].min(order[operand.size :], mode="drop")
     own = operand.size + jnp.arange(updates.size)
-    winner = jnp.where(place < 0, own, first[place])
-    return updates, values[jnp.minimum(winner, values.size - 1)].reshape(updates.shape)
+    taken = jnp.minimum(first[place], values.size - 1)
+    other = jnp.where(place < 0, own, jnp.where(taken == own, place, taken))
+    return updates, values[other].reshape(updates.shape)
 
 
 def _neighbours(x: Any, axis: int) -> tuple[Any, Any]:

@@ -57,7 +57,8 @@ def constant(literal: Any) -> Entry:
       >>> found.sign, found.moves
       (1, False)
     """
-    sign = {0.0: 0, 1.0: 1}.get(float(np.sign(np.asarray(literal.val, float))))
+    real = np.ndim(literal.val) == 0 and np.asarray(literal.val).dtype.kind in "fiu"
+    sign = {0.0: 0, 1.0: 1}.get(float(np.sign(literal.val))) if real else None
     return Entry(Series(jnp.asarray(literal.val, struct(literal).dtype)), sign=sign)
 
 

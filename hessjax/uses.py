@@ -19,7 +19,7 @@ __all__ = ["COMPARISONS", "Use", "matters"]
 COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "eq_to", "lt_to", "le_to"}
 # Results without a derivative: what they are computed from matters where they switch, and nowhere else.
 FLAT = {"stop_gradient", "sign", "floor", "ceil", "round", "is_finite", "argmax", "argmin", *COMPARISONS}
-ENDS = {"stop_gradient", "is_finite"}  # of these, the ones that pass no jumps on; what is not finite has no margin
+ENDS = {"stop_gradient", "is_finite"}  # those that pass no jumps on either; what is not finite is told apart
 
 
 class Use(IntEnum):
@@ -33,8 +33,8 @@ class Use(IntEnum):
 def matters(jaxpr: Jaxpr, wanted: Sequence[Use]) -> dict[Any, Use]:
     """What of each variable the wanted results depend on, for those of which anything matters.
 
-    Derivatives end at a `stop_gradient` or a step; jumps, at a `stop_gradient`. Booleans and integers matter where they
-    choose among what matters. Loops and branches are taken to use all they are given.
+    Derivatives end at a `stop_gradient` or a step; jumps, at a `stop_gradient`. Booleans and integers matter as
+    much as what is made of them. Loops and branches are taken to use all they are given.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -21,7 +21,7 @@ __all__ = ["draw_law", "draw_portrait"]
 
 LEVELS = 28
 MARKERS = "osD^vP"
-TAILS = 0.002, 0.998  # quantiles of the eigenvalues between which they are drawn, where the law ends before
+TAILS = 0.002, 0.998  # quantiles of the eigenvalues between which they are drawn, where the law ends inside them
 
 
 def draw_portrait(found: Portrait) -> Figure:
@@ -124,7 +124,7 @@ def _counts(point: Any) -> str:
 
 
 def draw_law(law: FreeLaw, eigenvalues: np.ndarray, ax: Axes) -> Axes:
-    """The law's density over a histogram of the eigenvalues that are finite; an atom is a stick of its share."""
+    """The law's density over a histogram of the eigenvalues that are finite; an atom is a dashed line."""
     values = eigenvalues[np.isfinite(eigenvalues)]
     left, right = law.edges()
     ends = np.quantile(values, TAILS) if values.size else np.array([left, right])
@@ -132,7 +132,7 @@ def draw_law(law: FreeLaw, eigenvalues: np.ndarray, ax: Axes) -> Axes:
     margin = 0.04 * (high - low) or 1.0
     grid = np.union1d(np.linspace(low - margin, high + margin, 800), law.bands())
     outside = int(((values < grid[0]) | (values > grid[-1])).sum())
-    zero = 1e-6 * np.abs(values).max(initial=0.0)  # rounding of float32, below which a sign means nothing
+    zero = 1e-6 * max(-left, right, 0.0)  # rounding of float32, below which a sign means nothing
     title = f"{law.negative_fraction():.1%} below 0 by the law"
     title += f", {(values < -zero).mean():.1%} measured" if values.size else ""
     lost = [f"{outside:,} beyond the axis"] * (outside > 0)
@@ -143,7 +143,9 @@ def draw_law(law: FreeLaw, eigenvalues: np.ndarray, ax: Axes) -> Axes:
         bins = np.linspace(grid[0], grid[-1], int(np.clip(2 * values.size ** (1 / 3), 12, 120)))
         heights = np.histogram(values, bins)[0] / (values.size * (bins[1] - bins[0]))
         ax.stairs(heights, bins, fill=True, color=axes.GREY, alpha=0.45, label="measured")
-    density = np.where((grid >= left) & (grid <= right), law.density(grid), np.nan)
+    inside = (grid >= left) & (grid <= right) & (left < right)
+    density = np.full(grid.shape, np.nan)
+    density[inside] = law.density(grid[inside])
     ax.plot(grid, density, color=axes.BLUE, linewidth=1.6, label="law")
     if law.atom:
         label = f"law: {law.atom:.1%} at {law.shift:g}"

@@ -5,7 +5,6 @@ ones: programs are compiled without optimisation, and of a parametrised test the
 """
 
 import gc
-import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -17,6 +16,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import numpy as np
 import pytest
 from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
@@ -33,16 +33,16 @@ settings.register_profile("hessjax", derandomize=True, deadline=None, max_exampl
 settings.load_profile("hessjax")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     if os.environ["HESSJAX_TEST_QUICK"] != "1":
         return
-    kept, left = [], []
-    for _, group in itertools.groupby(items, key=lambda item: item.nodeid.partition("[")[0]):
-        cases = [*group]
-        chosen = {0, len(cases) // 2, len(cases) - 1}
-        for k, item in enumerate(cases):
-            (kept if k in chosen else left).append(item)
-    items[:] = kept
+    cases = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {group[k] for group in cases.values() for k in (0, len(group) // 2, -1)}
+    left = [item for item in items if item not in kept]
+    items[:] = [item for item in items if item in kept]
     config.hook.pytest_deselected(items=left)
 
 
@@ -56,6 +56,14 @@ def few_programs():
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def own_draws(request):
+    """A test's numbers do not depend on which tests ran before it in its process."""
+    generator = getattr(getattr(request, "module", None), "RNG", None)
+    if generator is not None:
+        generator.bit_generator.state = np.random.default_rng(1).bit_generator.state  # not what modules draw from
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -16,6 +16,30 @@ PLACE = 0.5  # every function below is read here, between two places where it is
 SMOOTH_AT = (-0.3, 1.3)
 
 
+@jax.custom_jvp
+def heaviside(x):
+    return jnp.where(x > 0, 1.0, 0.0)
+
+
+heaviside.defjvp(lambda x, t: (heaviside(*x), jnp.zeros_like(x[0])))
+
+
+@jax.custom_jvp
+def relu_by_rule(x):
+    return jnp.maximum(x, 0)
+
+
+relu_by_rule.defjvp(lambda x, t: (relu_by_rule(*x), heaviside(x[0]) * t[0]))
+
+
+@jax.custom_jvp
+def half_square(x):
+    return relu_by_rule(x) ** 2 / 2
+
+
+half_square.defjvp(lambda x, t: (half_square(*x), relu_by_rule(x[0]) * t[0]))
+
+
 def piecewise(x):
     return jnp.piecewise(x, [x < PLACE, x >= PLACE], [lambda t: -t, lambda t: 2 * t])
 
@@ -60,6 +84,12 @@ KINKED = {
     "branch by number": jax.vmap(lambda x: lax.switch(jnp.floor(x + 0.5).astype(int), [jnp.sin, jnp.cos, jnp.tanh], x)),
     "truncation": lambda x: x * jnp.trunc(x + 0.5),
     "ceiling of a relu": at(lambda x: (x + 1) * jnp.ceil(jax.nn.relu(x) / 2)),
+    "where, compared before in vain": at(lambda x: (jnp.mean(x > 0), jnp.where(x > 0, x, -x))[1]),
+    "angle": at(lambda x: jnp.arctan2(x, -1 - x**2)),
+    "complex logarithm": at(lambda x: jnp.log(-2.0 + x * 1j).imag),
+    "derivative of a rule": at(lambda x: relu_by_rule(x)),
+    "derivative of a rule's rule": at(lambda x: half_square(x)),
+    "both bounds": lambda x: lax.clamp(jnp.full_like(x, PLACE), x, jnp.full_like(x, 9.0)),
     "comparison with a relu": at(lambda x: jnp.where(jax.nn.relu(x) > 0, x, -x)),
     "hinge": at(lambda x: optax.losses.hinge_loss(1 + x, jnp.ones_like(x))),
     "cond": jax.vmap(lambda x: lax.cond(x > PLACE, lambda t: t, lambda t: 0 * t, x)),
@@ -258,6 +288,87 @@ def test_scattered_extrema_have_the_margin_of_their_places(float64):
     assert kinks(loss, jnp.asarray(w)).margin == nearest
 
 
+def test_a_number_taken_as_a_boolean_is_a_step_at_zero():
+    for loss in (lambda w: jnp.sum(w.astype(bool) * (1 + w)), lambda w: jnp.any(w[1:2]) + jnp.sum(w)):
+        assert [float(loss(jnp.array([-1.0, c, 2.0]))) - c > 1.5 for c in (-1e-3, 0.0, 1e-3)] == [True, False, True]
+        assert {at for site in kinks(loss, X).sites for at in site.positions} in ({(1,)}, {(0,)})
+        assert kinks(loss, X + 0.5).smooth
+
+
+def test_what_was_there_is_an_operand_of_a_scattered_extremum():
+    loss = lambda w: jnp.sum(jnp.zeros(3).at[jnp.arange(3)].max(w))
+    w = jnp.array([-1.1, 0.25, 2.2])
+    assert kinks(loss, w).margin == 0.25 == kinks(lambda w: jnp.sum(jnp.maximum(w, 0)), w).margin
+    assert kinks(loss, w, tol=0.5).num_tied == 1
+
+
+def test_a_step_after_the_slope_of_a_pool_sees_it_jump():
+    pool = lambda v: lax.reduce_window(v, -jnp.inf, lax.max, (2,), (1,), "VALID")
+    slope = lambda w: jax.grad(lambda v: jnp.sum(pool(v) * jnp.array([1.0, -2.0, 3.0])))(w)
+    loss = lambda w: jnp.sum((w + 0.1 * jnp.sign(slope(w) - 0.5)) ** 2)
+    assert not kinks(loss, jnp.array([1.0, 2.0, 2.0, 5.0])).smooth
+    assert kinks(loss, jnp.array([1.0, 2.0, 2.5, 5.0])).smooth
+
+
+NOT_FINITE = {
+    "norm": (jnp.linalg.norm, [0.0, 0.0]),
+    "entropy": (lambda w: jnp.sum(w * jnp.log(w)), [0.0, 1.0]),
+    "second derivative": (lambda w: jnp.sum(w**1.5), [0.0]),
+    "value": (lambda w: jnp.sum(1 / w), [0.0]),
+    "arc cosine": (lambda w: jnp.sum(jnp.arccos(w)), [1.0]),
+    "largest eigenvalue": (lambda w: jnp.linalg.eigvalsh(jnp.diag(w))[-1], [1.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_derivatives_that_are_not_finite_are_not_called_smooth(name):
+    loss, place = NOT_FINITE[name]
+    found = kinks(loss, jnp.array(place))
+    assert (found.num_tied, found.finite, found.smooth) == (0, False, False)
+    assert "not finite" in str(found)
+    elsewhere = kinks(loss, jnp.array([0.25, 0.5][: len(place)]))
+    assert elsewhere.finite
+    assert elsewhere.smooth
+
+
+@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
+def test_narrow_dtypes_keep_their_ties(narrow):
+    assert kinks(lambda w: jnp.sum(jnp.maximum(w, w / 2)), jnp.zeros(1000, narrow)).num_tied == 1000
+    assert kinks(lambda w: jnp.sum(jnp.max(w, axis=1)), jnp.ones((200, 2), narrow)).num_tied >= 190
+
+
+def test_a_loop_of_lanes_that_end_apart_is_read_lane_by_lane():
+    loss = lambda w: jnp.sum(jax.vmap(lambda x: lax.while_loop(lambda c: c < 8.0, lambda c: 2 * c, x))(w))
+    assert kinks(loss, jnp.array([2.0, 3.0])).num_tied == 1
+    smooth = kinks(loss, jnp.array([2.5, 3.0]))  # 10 and 12 against 8, and 5 and 6 before
+    assert (smooth.smooth, smooth.margin) == (True, 2.0)
+
+
+def test_what_no_derivative_reaches_need_have_none():
+    w = jnp.array([0.5, 1.5, 2.5])
+    stopped = lax.stop_gradient
+    asked = lambda w: jax.pure_callback(np.asarray, jax.ShapeDtypeStruct((3,), w.dtype), stopped(w))
+    assert kinks(lambda w: jnp.sum(w * asked(w)), w).smooth
+    assert kinks(lambda w: jnp.sum(w * jnp.nextafter(stopped(w), 9.0)), w).smooth
+    assert kinks(lambda w: jnp.sum(w * jnp.signbit(stopped(w))), w).smooth
+
+
+def test_a_branch_not_taken_need_not_be_read():
+    loss = lambda w: lax.cond(w[0] > 5, lambda w: jnp.sum(w * jnp.signbit(w)), jnp.sum, w)
+    assert kinks(loss, jnp.ones(2)).smooth
+    assert not kinks(loss, jnp.full(2, 9.0)).smooth
+
+
+def test_a_loss_that_cannot_be_hashed_is_read_too(untyped):
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, w):
+            return jnp.sum(jnp.abs(w))
+
+    assert kinks(Loss(), X).num_tied == 1
+
+
 def test_the_map_of_a_linear_solve_is_read():
     dense = lambda w: jnp.sum(jnp.linalg.solve(jnp.diag(2 + jax.nn.relu(w)), jnp.ones(3)))
     conjugate = lambda w: jnp.sum(jax.scipy.sparse.linalg.cg(lambda x: (2 + jax.nn.relu(w)) * x, jnp.ones(3))[0])
@@ -266,7 +377,16 @@ def test_the_map_of_a_linear_solve_is_read():
             lambda x: (2 + jnp.abs(w)) * x, jnp.ones(3), lambda _, b: b / (2 + jnp.abs(w)), symmetric=True
         )
     )
-    for loss in (dense, conjugate, inside):
+    with_aux = lambda w: jnp.sum(
+        lax.custom_linear_solve(
+            lambda x: (2 + jnp.abs(w)) * x,
+            jnp.ones(3),
+            lambda _, b: (b / (2 + jnp.abs(w)), jnp.ones(2)),
+            symmetric=True,
+            has_aux=True,
+        )[0]
+    )
+    for loss in (dense, conjugate, inside, with_aux):
         assert {at for site in kinks(loss, X).sites for at in site.positions} == {(1,)}
 
 

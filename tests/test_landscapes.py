@@ -170,3 +170,11 @@ def test_every_built_in_landscape_describes_itself_and_its_options():
             if option
         )
         assert hj.landscapes.get(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"), [(None, "facts are NoneType"), ({"critical_points": iter([])}, "wanted a list")]
+)
+def test_facts_are_a_mapping_and_points_a_list(facts, words, untyped):
+    with pytest.raises(TypeError, match=f"landscape 'mine': .*{words}"):
+        base.Landscape("mine", lambda key: None, lambda p: 0.0, facts=facts)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Landscape", "critical_point", "describe", "get", "names", "options", "register"]
+__all__ = ["Landscape", "critical_point", "describe", "get", "manual", "names", "options", "register"]
 
 
-POINT = ("point", "loss", "index", "nullity", "kind")  # what every known critical point has
+POINT_KEYS = ("point", "loss", "index", "nullity", "kind")  # what every known critical point has
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Landscape:
         both of the mean loss; lower_bound, ranks, notes, and what else the landscape documents.
 
     Raises:
+      TypeError: facts are no mapping, or critical_points no list.
       ValueError: a critical point lacks point, loss, index, nullity or kind.
 
     Example:
@@ -54,8 +56,13 @@ class Landscape:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for number, fact in enumerate(self.facts.get("critical_points", [])):
-            missing = [name for name in POINT if not isinstance(fact, Mapping) or name not in fact]
+        if not isinstance(self.facts, Mapping):
+            raise TypeError(f"landscape {self.name!r}: facts are {type(self.facts).__name__}, wanted a mapping.")
+        points = self.facts.get("critical_points", [])
+        if not isinstance(points, list | tuple):
+            raise TypeError(f"landscape {self.name!r}: critical_points are {type(points).__name__}, wanted a list.")
+        for number, fact in enumerate(points):
+            missing = [name for name in POINT_KEYS if not isinstance(fact, Mapping) or name not in fact]
             if missing:
                 raise ValueError(
                     f"landscape {self.name!r}: critical point {number} has no {missing[0]!r}; "
@@ -181,8 +188,9 @@ def manual(name: str) -> str:
       >>> print(hj.landscapes.base.manual("rosenbrock").splitlines()[0])
       sum_i steepness (x_{i+1} - x_i^2)^2 + (1 - x_i)^2: ...
     """
-    doc = inspect.getdoc(_factory(name)) or ""
-    return doc.partition("\nExample:")[0].strip()
+    factory = _factory(name)
+    doc = inspect.getdoc(getattr(factory, "func", factory)) or ""  # of a partial, what it is a part of
+    return re.split(r"\nExamples?:", doc)[0].strip()
 
 
 def register(name: str, factory: Callable[..., Landscape]) -> None:

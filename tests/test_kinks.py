@@ -290,7 +290,8 @@ def test_scattered_extrema_have_the_margin_of_their_places(float64):
 
 def test_a_number_taken_as_a_boolean_is_a_step_at_zero():
     for loss in (lambda w: jnp.sum(w.astype(bool) * (1 + w)), lambda w: jnp.any(w[1:2]) + jnp.sum(w)):
-        assert [float(loss(jnp.array([-1.0, c, 2.0]))) - c > 1.5 for c in (-1e-3, 0.0, 1e-3)] == [True, False, True]
+        below, at_zero, above = (float(loss(jnp.array([-1.0, c, 2.0]))) for c in (-1e-3, 0.0, 1e-3))
+        assert below - at_zero == pytest.approx(1, abs=0.01) == above - at_zero
         assert {at for site in kinks(loss, X).sites for at in site.positions} in ({(1,)}, {(0,)})
         assert kinks(loss, X + 0.5).smooth
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from hessjax.programs import run
+from hessjax.programs import run, struct
 from hessjax.taylor import is_real
 from hessjax.uses import COMPARISONS
 
@@ -104,7 +104,7 @@ def hides(eqn: JaxprEqn) -> bool:
 
 
 def _is_complex(eqn: JaxprEqn) -> bool:
-    return jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.complexfloating)
+    return jnp.issubdtype(struct(eqn.invars[0]).dtype, jnp.complexfloating)
 
 
 def _across_the_cut(y: Any, x: Any) -> tuple[Any, Any]:
@@ -114,7 +114,7 @@ def _across_the_cut(y: Any, x: Any) -> tuple[Any, Any]:
 
 def _of_conversion(eqn: JaxprEqn) -> Operands:
     """To booleans, whether a number is 0; to integers, its whole part, which is 0 on both sides of 0."""
-    if eqn.outvars[0].aval.dtype == bool:
+    if struct(eqn.outvars[0]).dtype == bool:
         return lambda x: (x, jnp.zeros_like(x))
     return lambda x: (x, _nearest_multiple(x, jnp.ones_like(x)))
 
@@ -188,7 +188,7 @@ def _running(x: Any, running: Callable, axis: int, reverse: bool) -> tuple[Any, 
     return x, lax.concatenate(parts, axis)
 
 
-def _sorted(keys: Sequence[Any], num_keys: int, axis: int) -> tuple[Any, Any]:
+def _sorted(keys: Sequence[Any], num_keys: int, axis: int) -> Sequence[Any]:
     """Next to one another in order, every real key of the two; where an earlier key decides, one number with itself."""
     ordered = lax.sort([*keys], dimension=axis, num_keys=num_keys)[:num_keys]
     undecided, pairs = True, []
@@ -197,9 +197,10 @@ def _sorted(keys: Sequence[Any], num_keys: int, axis: int) -> tuple[Any, Any]:
         if is_real(key):
             pairs.append((after, jnp.where(undecided, before, after)))
         undecided &= after == before
-    real = jnp.result_type(*(x for x, _ in pairs)) if pairs else None
-    both = [jnp.stack([x.astype(real) for x in side]) for side in zip(*pairs, strict=True)]
-    return tuple(both) if both else (jnp.zeros(0), jnp.zeros(0))
+    if not pairs:
+        return jnp.zeros(0), jnp.zeros(0)
+    real = jnp.result_type(*(x for x, _ in pairs))
+    return [jnp.stack([x.astype(real) for x in side]) for side in zip(*pairs, strict=True)]
 
 
 def _scattered(eqn: JaxprEqn, operand: Any, indices: Any, updates: Any) -> tuple[Any, Any]:

@@ -28,6 +28,7 @@ CHOSEN = {"select_and_scatter_add", "select_and_gather_add"}  # derivatives of w
 WINDOWED = {"reduce_window_max", "reduce_window_min", *CHOSEN}
 STEPS = {"sign", "floor", "ceil", "round", "rem", "atan2", *CHOSEN}
 CUT = {"log", "sqrt", "rsqrt", "pow"}  # of complex numbers: they jump across the negative axis
+CONTINUE = {"is_finite", "lu"}  # what their booleans and integers choose among agrees where they change
 CUT_ELSEWHERE = {"log1p", "acos", "asin", "atan", "acosh", "asinh", "atanh", "cbrt"}
 SCATTERS = {"scatter_add", "scatter_sub", "scatter_mul", "scatter_max", "scatter_min"}
 
@@ -64,6 +65,8 @@ def operands(eqn: JaxprEqn) -> tuple[Operands, tuple[int, ...]] | None:
     if name == "approx_top_k":
         turned = 1 if params["is_max_k"] else -1
         return lambda x: _top(turned * x, params["reduction_dimension"] % x.ndim, params["k"]), ()
+    if name == "SearchSorted" and struct(eqn.invars[0]).ndim == params["batch_dims"] + 1:  # from jax 0.12
+        return lambda x, queries: (queries, _nearest(x, queries, params["batch_dims"])), ()
     if name == "clamp":
         return _clamped, (0,)
     if name in CUT and _is_complex(eqn):
@@ -88,7 +91,8 @@ def is_step(eqn: JaxprEqn) -> bool:
 def hides(eqn: JaxprEqn) -> bool:
     """Whether an equation may switch where nothing here tells.
 
-    It holds a program, takes numbers as their bits, or is a function of complex numbers with several branches.
+    It holds a program, makes integers of numbers in a way of its own, such as from their bits, or is a function of
+    complex numbers with several branches.
 
     Example:
       >>> reduced = lambda x: lax.reduce(x, 0.0, lambda a, b: jnp.maximum(a, 2 * b), (0,))
@@ -98,9 +102,13 @@ def hides(eqn: JaxprEqn) -> bool:
     """
     if _plain(eqn.primitive.name) in SCATTERS:
         return False
-    bits = eqn.primitive.name == "bitcast_convert_type" and is_real(eqn.invars[0].aval)
     cut = eqn.primitive.name in CUT_ELSEWHERE and _is_complex(eqn)
-    return bits or cut or any(isinstance(x, Jaxpr | ClosedJaxpr) for x in jax.tree.leaves([*eqn.params.values()]))
+    chooses = any(is_real(x.aval) for x in eqn.invars) and any(not is_real(x.aval) for x in eqn.outvars)
+    return (
+        cut
+        or (chooses and eqn.primitive.name not in CONTINUE)
+        or any(isinstance(x, Jaxpr | ClosedJaxpr) for x in jax.tree.leaves([*eqn.params.values()]))
+    )
 
 
 def _is_complex(eqn: JaxprEqn) -> bool:
@@ -143,6 +151,15 @@ def _nearest_multiple(x: Any, y: Any) -> Any:
     """Of y, other than 0: there x stays what is left of it."""
     times = jnp.round(x / y)
     return jnp.where(times == 0, jnp.where(x * y < 0, -1, 1), times) * y
+
+
+def _nearest(x: Any, queries: Any, batch_dims: int) -> Any:
+    """Of ascending numbers, the nearest to each query."""
+    if batch_dims:
+        return jax.vmap(lambda one, asked: _nearest(one, asked, batch_dims - 1))(x, queries)
+    after = jnp.searchsorted(x, queries)
+    low, high = x[jnp.maximum(after - 1, 0)], x[jnp.minimum(after, x.size - 1)]
+    return jnp.where(jnp.abs(queries - low) <= jnp.abs(high - queries), low, high)
 
 
 def _extremum(x: Any, axes: Sequence[int], taken: Callable) -> tuple[Any, Any]:

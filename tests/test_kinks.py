@@ -113,6 +113,8 @@ SMOOTH = {
     ),
     "stopped": at(lambda x: x * lax.stop_gradient(jnp.abs(x))),
     "erf": at(jax.scipy.special.erf),
+    "determinant": lambda x: jnp.linalg.det(jnp.array([[2.0, 1.0], [1.0, 0.0]]) + x[:, None, None] ** 2),
+    "inverse": lambda x: jnp.linalg.inv(jnp.array([[2.0, 1.0], [1.0, 4.0]]) + x[:, None, None] ** 2)[:, 0, 0],
 }
 
 
@@ -276,6 +278,11 @@ def test_interpolation_has_kinks_at_its_knots():
     loss = lambda w: jnp.sum(jnp.interp(w, jnp.arange(4.0), jnp.array([0.0, 1.0, 4.0, 9.0])))
     assert kinks(loss, jnp.array([0.5, 1.25, 2.75])).smooth
     assert {at[-1] for site in kinks(loss, jnp.array([0.5, 2.0, 2.75])).sites for at in site.positions} == {1}
+    knots = jnp.array([[0.0, 1.0, 2.0], [0.0, 2.0, 4.0]])
+    lanes = lambda w: jnp.sum(jax.vmap(lambda x, at: jnp.interp(x, at, at**2))(w, knots))
+    assert kinks(lanes, jnp.array([[0.25, 0.5], [0.5, 1.0]])).smooth
+    tied = kinks(lanes, jnp.array([[0.25, 0.5], [2.0, 1.0]]))
+    assert {at[-2:] for site in tied.sites for at in site.positions} == {(1, 0)}
 
 
 def test_scattered_extrema_have_the_margin_of_their_places(float64):

@@ -24,7 +24,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
-from hessjax.programs import CALLS, closed, evaluate, inner_program, run, scan_counts
+from hessjax.programs import CALLS, closed, evaluate, inner_program, run, scan_counts, struct
 from hessjax.taylor import Series, along, filled, is_real, jvp_of_vjp
 from hessjax.ties import hides, is_step, operands
 from hessjax.units import Entry, any_alive, constant, entry_of, two_sided, where_off
@@ -34,6 +34,7 @@ __all__ = ["Reading", "Scope", "walk"]
 
 MAX_DEPTH = 2  # of rules within rules: that of logaddexp has logaddexp in it, and is smooth at every depth
 LIBRARY = str(Path(jax.__file__).parent)
+HIGH_LEVEL = "call_hi_primitive"  # from jax 0.12, such as searchsorted: it has a program when asked for one
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,9 @@ def _step(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> 
     if name in CALLS and (moves or any(x.below for x in inputs)):
         program = closed(inner_program(eqn))
         return walk(program, inputs, live, _inside(program, eqn, scope))
+    if name == HIGH_LEVEL and moves:
+        program = _expanded(eqn)
+        return walk(program, inputs, live, _inside(program, eqn, scope))
     if name in PROGRAMS and moves:
         results, readings = PROGRAMS[name](eqn, inputs, live, scope)
         return results, readings if any(live) else []
@@ -139,6 +143,12 @@ def _step(eqn: JaxprEqn, inputs: list[Entry], live: list[Use], scope: Scope) -> 
     results = along(partial(_run, eqn), _series(inputs))
     readings = _readings(eqn, inputs, scope, max(live)) if any(live) else []
     return [entry_of(eqn, inputs, y) for y in results], readings
+
+
+def _expanded(eqn: JaxprEqn) -> ClosedJaxpr:
+    primitive = eqn.params["_prim"]
+    function = lambda *flat: jax.tree.leaves(primitive.expand(*jax.tree.unflatten(primitive.in_tree, flat)))
+    return jax.make_jaxpr(function)(*map(struct, eqn.invars))
 
 
 def _run(eqn: JaxprEqn, *values: Any) -> Sequence[Any]:

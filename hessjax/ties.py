@@ -65,8 +65,6 @@ def operands(eqn: JaxprEqn) -> tuple[Operands, tuple[int, ...]] | None:
     if name == "approx_top_k":
         turned = 1 if params["is_max_k"] else -1
         return lambda x: _top(turned * x, params["reduction_dimension"] % x.ndim, params["k"]), ()
-    if name == "SearchSorted" and struct(eqn.invars[0]).ndim == params["batch_dims"] + 1:  # from jax 0.12
-        return lambda x, queries: (queries, _nearest(x, queries, params["batch_dims"])), ()
     if name == "clamp":
         return _clamped, (0,)
     if name in CUT and _is_complex(eqn):
@@ -151,15 +149,6 @@ def _nearest_multiple(x: Any, y: Any) -> Any:
     """Of y, other than 0: there x stays what is left of it."""
     times = jnp.round(x / y)
     return jnp.where(times == 0, jnp.where(x * y < 0, -1, 1), times) * y
-
-
-def _nearest(x: Any, queries: Any, batch_dims: int) -> Any:
-    """Of ascending numbers, the nearest to each query."""
-    if batch_dims:
-        return jax.vmap(lambda one, asked: _nearest(one, asked, batch_dims - 1))(x, queries)
-    after = jnp.searchsorted(x, queries)
-    low, high = x[jnp.maximum(after - 1, 0)], x[jnp.minimum(after, x.size - 1)]
-    return jnp.where(jnp.abs(queries - low) <= jnp.abs(high - queries), low, high)
 
 
 def _extremum(x: Any, axes: Sequence[int], taken: Callable) -> tuple[Any, Any]:

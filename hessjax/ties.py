@@ -175,13 +175,12 @@ def _windows(x: Any, params: dict[str, Any], padding: float) -> Any:
     sizes, ones = params["window_dimensions"], (1,) * x.ndim
     dilations = params.get("window_dilation", ones)
     edges = [(*pair, base - 1) for pair, base in zip(params["padding"], params.get("base_dilation", ones), strict=True)]
-    padded = lax.pad(x, jnp.asarray(padding, x.dtype), edges)
-    spans = tuple(d * (n - 1) + 1 for d, n in zip(dilations, sizes, strict=True))
-    places = np.lib.stride_tricks.sliding_window_view(np.arange(padded.size).reshape(padded.shape), spans)
-    starts = tuple(slice(None, None, step) for step in params["window_strides"])
-    inside = tuple(slice(None, None, step) for step in dilations)
-    places = places[(*starts, *inside)]
-    return padded.reshape(-1)[places.reshape(*places.shape[: x.ndim], math.prod(sizes))]
+    x = lax.pad(x, jnp.asarray(padding, x.dtype), edges)
+    for axis in range(x.ndim):  # an axis of windows becomes two, the places in a window the last of all
+        last, step = dilations[axis] * (sizes[axis] - 1), params["window_strides"][axis]
+        places = [(start, x.shape[axis] - last + start) for start in range(0, last + 1, dilations[axis])]
+        x = jnp.stack([lax.slice_in_dim(x, start, stop, step, axis) for start, stop in places], axis=-1)
+    return x.reshape(*x.shape[: len(sizes)], math.prod(sizes))
 
 
 def _running(x: Any, running: Callable, axis: int, reverse: bool) -> tuple[Any, Any]:

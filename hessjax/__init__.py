@@ -19,6 +19,7 @@ _EXPORTS = {
     "GaussNewton": "gauss_newton",
     "Hessian": "curvature",
     "Inertia": "signature",
+    "KINDS": "points",
     "Landscape": "landscapes.base",
     "Matrix": "matrices",
     "Operator": "operators",
@@ -30,8 +31,10 @@ _EXPORTS = {
     "Streamed": "streamed",
     "Sweep": "config",
     "Tridiagonal": "krylov",
+    "Verdict": "points",
     "cdf": "functionals",
     "check_operator": "checks",
+    "classify_point": "points",
     "deflate": "projections",
     "dense": "assembly",
     "density": "functionals",
@@ -59,6 +62,7 @@ _EXPORTS = {
 _MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt")
 
 __all__ = [
+    "KINDS",
     "Curve",
     "Eigenpairs",
     "Estimate",
@@ -78,9 +82,11 @@ __all__ = [
     "Streamed",
     "Sweep",
     "Tridiagonal",
+    "Verdict",
     "adapters",
     "cdf",
     "check_operator",
+    "classify_point",
     "deflate",
     "dense",
     "density",
@@ -127,6 +133,7 @@ if TYPE_CHECKING:
     from hessjax.matrices import Matrix
     from hessjax.negative import Fraction, negative_fraction
     from hessjax.operators import Operator, shift
+    from hessjax.points import KINDS, Verdict, classify_point
     from hessjax.projections import Eigenpairs, deflate, restrict
     from hessjax.quadrature import Quadrature, kpm, slq
     from hessjax.reporting import report

@@ -17,7 +17,7 @@ HELPERS = [f"landscapes.{name}" for name in ("architectures", "files", "relu_poi
 LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "relu", "scalar", "surfaces", "teacher")]
 LAYERS = [
     ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "taylor", "trees", *DATA],
-    ["householder", "jaxprs", *HELPERS, "rmt", "rows", "tridiagonals", "units", "uses"],
+    ["householder", "jaxprs", *HELPERS, "quartics", "reduced", "rmt", "rows", "tridiagonals", "units", "uses"],
     ["convolutions", "landscapes.tasks", "masks", "separation", "stacks", "ties", "transposes"],
     ["landscapes.building", "pushes", "rowsums", "signature", "switches"],
     ["columns", "contractions", "forms", "kinks", "landscapes.sequences"],
@@ -38,7 +38,7 @@ LAYERS = [
     ["composition", "spectra"],
     ["assembly"],
     ["lanes", "pool"],
-    ["portraits", "records", "single"],
+    ["points", "portraits", "records", "single"],
     ["ensemble"],
     ["figures"],
     ["axes", "tables"],
@@ -167,7 +167,9 @@ def test_modules_say_what_they_are_and_what_is_public(module):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
-@pytest.mark.parametrize("name", [n for n in hessjax.__all__ if n not in ("kinks", "landscapes", "plot", "rmt")])
+@pytest.mark.parametrize(
+    "name", [n for n in hessjax.__all__ if n not in ("KINDS", "kinks", "landscapes", "plot", "rmt")]
+)
 def test_every_public_name_has_an_example_that_runs(name):
     doc = getattr(hessjax, name).__doc__ or ""
     if isinstance(getattr(hessjax, name), type) and issubclass(getattr(hessjax, name), Exception | tuple):

@@ -1,0 +1,315 @@
+"""What kind of point a point of a loss surface is: by its spectrum, and where that does not tell, by what lies beyond.
+
+Strict cases are decided by the signs of the Hessian's eigenvalues. Where some are zero the reduced function is read
+(`reduced`): if its first form is of odd order the point is a saddle, if of even order, what its signs say. What is not
+proved is undecided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
+
+from hessjax import quartics
+from hessjax.assembly import dense
+from hessjax.curvature import Hessian
+from hessjax.kinks import Kinks, kinks
+from hessjax.objective import mean_loss
+from hessjax.reduced import cubic_and_quartic, reduced_series
+from hessjax.signature import inertia
+
+__all__ = ["KINDS", "Verdict", "classify_point"]
+
+KINDS = (
+    "minimum",
+    "maximum",
+    "strict saddle",
+    "degenerate minimum",
+    "degenerate maximum",
+    "degenerate saddle",
+    "undecided",
+    "not critical",
+)
+ORDER = 6  # of the last coefficient that is read where the null space is a line
+MAX_FITTED = 6  # dimensions of the null space up to which the whole quartic form is fitted: 126 coefficients
+PROBES = 12  # directions in which a form that vanishes in all is taken for zero
+
+
+class Verdict(NamedTuple):
+    """What a point is, and by what.
+
+    `kind` is one of `hj.KINDS`; `index` and `nullity` count eigenvalues below -`threshold` and within it; `direction`
+    is a unit step of the params' structure in which the loss goes down to lowest order, None where none is known.
+    """
+
+    kind: str
+    index: int
+    nullity: int
+    min_eigenvalue: float
+    grad_norm_sq: float
+    threshold: float
+    direction: PyTree
+    notes: tuple[str, ...]
+
+
+class _Beyond(NamedTuple):
+    """What the reduced function does near the point, as far as proved: goes down or up somewhere, or everywhere."""
+
+    note: str
+    down: bool = False
+    up: bool = False
+    direction: Any = None  # down
+    only_up: bool = False
+    only_down: bool = False
+
+
+def classify_point(
+    loss: Callable[..., Any],
+    point: PyTree,
+    batch: PyTree = None,
+    *,
+    tol: float = 1e-8,
+    grad_norm_sq_tol: float = 1e-10,
+    lower_bound: float | None = None,
+) -> Verdict:
+    """The kind of a critical point: minimum, maximum, saddle, and whether its Hessian alone says so.
+
+    With all eigenvalues of one sign it is a minimum or a maximum; with both signs, a strict saddle. Where some are zero
+    and the others of one sign, the reduced function of the splitting lemma decides, never the loss on the null space:
+    on a line, by its first coefficient that is not zero, to sixth order; in more dimensions, by its cubic form (any is
+    a saddle), then by its quartic form, whose sign is proved by a sum of squares. It is a degenerate minimum also where
+    the loss is `lower_bound`. Everything else is undecided: no number of evaluations proves a minimum.
+
+    Args:
+      loss: `loss(params, batch) -> [N]` or scalar; `loss(params)` where batch is None. Its mean over rows is meant.
+      point: any pytree of floating arrays; float64 (x64) where the Hessian is singular.
+      batch: any pytree, or None.
+      tol: eigenvalues are zero up to tol times the largest absolute row sum of the Hessian; coefficients of the reduced
+        function, up to tol times the largest of second to fourth order in random directions, and not below the
+        rounding of the dtype.
+      grad_norm_sq_tol: absolute, of the squared gradient norm; above it the point is not critical.
+      lower_bound: of the mean loss over all params, where one is known (0 of a sum of squares).
+
+    Returns:
+      Verdict. At a kink (`hj.kinks`) the Hessian is that of one side, and the kind is undecided with a note.
+
+    Raises:
+      TypeError, ValueError: as `hj.dense` and `hj.kinks.kinks`; tol or grad_norm_sq_tol is not a number from 0 up.
+
+    Example:
+      >>> import hessjax as hj
+      >>> verdict = hj.classify_point(lambda x: x[0] ** 2 - x[1] ** 4, jnp.zeros(2))
+      >>> verdict.kind, verdict.index, verdict.nullity, jnp.abs(verdict.direction).tolist()
+      ('degenerate saddle', 0, 1, [0.0, 1.0])
+      >>> hj.classify_point(lambda x: (x[0] - x[1] ** 2) ** 2, jnp.zeros(2), lower_bound=0.0).kind
+      'degenerate minimum'
+
+    References: Gromoll & Meyer (1969), doi:10.1016/0040-9383(69)90022-6 (the splitting lemma); Kawaguchi (2016),
+    arXiv:1605.07110 (saddles without negative eigenvalues); Frye et al. (2021), arXiv:2003.10397 (points taken for
+    critical).
+    """
+    for name, value in (("tol", tol), ("grad_norm_sq_tol", grad_norm_sq_tol)):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a number from 0 up, got {value!r}.")
+    found = kinks(loss, point, batch)
+    flat, unravel = ravel_pytree(point)
+    surface = _Surface(lambda x: mean_loss(loss, unravel(x), batch), lambda x: Hessian(loss, unravel(x), batch))
+    here = surface.at(flat, tol)
+    kind, step, notes = _decided(surface, here, tol, lower_bound)
+    kind, notes = _doubted(kind, notes, found, surface, here, grad_norm_sq_tol)
+    direction = None if step is None else unravel(step)
+    negative, zero, _ = here.counts
+    return Verdict(kind, negative, zero, float(here.values[0]), here.grad_norm_sq, here.threshold, direction, notes)
+
+
+class _Place(NamedTuple):
+    """A point, and what of the loss is known there; eigenvectors in columns."""
+
+    x: Any
+    loss: float
+    gradient: Any
+    values: np.ndarray
+    vectors: np.ndarray
+    counts: tuple[int, int, int]
+    threshold: float
+
+    @property
+    def grad_norm_sq(self) -> float:
+        return float(jnp.linalg.norm(self.gradient)) ** 2
+
+    def split(self, zero: int) -> tuple[Any, Any, Any]:
+        """A basis of the null space, one of the range, and the eigenvalues there."""
+        order = np.argsort(np.abs(self.values))
+        as_params = lambda a: jnp.asarray(a, self.x.dtype)
+        within, across = order[:zero], order[zero:]
+        return as_params(self.vectors[:, within]), as_params(self.vectors[:, across]), as_params(self.values[across])
+
+
+class _Surface:
+    """A mean loss of flat params, compiled."""
+
+    def __init__(self, loss: Callable, hessian: Callable) -> None:
+        self.loss = loss
+        self._first = jax.jit(jax.value_and_grad(loss))
+        self._second = jax.jit(lambda x: dense(hessian(x)))
+
+    def at(self, x: Any, tol: float) -> _Place:
+        (value, gradient), matrix = self._first(x), self._second(x)
+        found = inertia(matrix, tol)
+        counts = int(found.negative), int(found.zero), int(found.positive)
+        values, vectors = np.linalg.eigh(np.nan_to_num(np.asarray(matrix, np.float64)))
+        if not np.isfinite(matrix).all():
+            values = np.full_like(values, np.nan)
+        return _Place(x, float(value), gradient, values, vectors, counts, float(found.threshold))
+
+
+def _rounding(x: Any) -> float:
+    return 1e4 * float(jnp.finfo(x.dtype).eps)
+
+
+def _doubted(
+    kind: str, notes: tuple[str, ...], found: Kinks, surface: _Surface, here: _Place, tol: float
+) -> tuple[str, tuple[str, ...]]:
+    """What a kink or a gradient takes back."""
+    if found.num_tied:
+        notes = (*notes, f"at a kink: {next(str(site) for site in found.sites if site.num_tied)}")
+        kind = kind if kind == "strict saddle" and _both_ways(surface, here) else "undecided"
+    notes = (*notes, *(f"perhaps kinks in what is not read: {name}" for name in found.unread))
+    dead = sum(layer.num_dead for layer in found.dead)
+    notes = (*notes, f"{dead} dead units") if dead else notes
+    if not here.grad_norm_sq <= tol:
+        return "not critical", (*notes, f"squared gradient norm {here.grad_norm_sq:.3g} above {tol:.3g}")
+    return kind, notes
+
+
+def _both_ways(surface: _Surface, here: _Place) -> bool:
+    """Whether the loss itself, on both sides of the point, goes down and up along the extreme eigenvectors as they say.
+
+    To 10 %, at three radii: no kink is crossed there, so the saddle does not depend on what autodiff takes at it.
+    """
+    for k in (0, -1):
+        v, half = jnp.asarray(here.vectors[:, k], here.x.dtype), here.values[k] / 2
+        for r in (1e-2, -1e-2, 5e-3, -5e-3, 2.5e-3, -2.5e-3):
+            if not abs(float(surface.loss(here.x + r * v)) - here.loss - half * r**2) <= 0.1 * abs(half) * r**2:
+                return False
+    return True
+
+
+def _decided(
+    surface: _Surface, here: _Place, tol: float, lower_bound: float | None
+) -> tuple[str, Any, tuple[str, ...]]:
+    """Kind, step down and notes of a critical point without kinks."""
+    negative, zero, positive = here.counts
+    lowest = jnp.asarray(here.vectors[:, 0], here.x.dtype)
+    if not np.isfinite(here.values).all():
+        return "undecided", None, ("the Hessian is not finite",)
+    if negative and positive:
+        return "strict saddle", lowest, ()
+    if not zero:
+        return ("maximum", lowest, ()) if negative else ("minimum", None, ())
+    sign = -1.0 if negative else 1.0  # a maximum's mirror image is a minimum
+    there = _polished(surface, here, tol)
+    null, across, values = there.split(zero)
+    function = lambda t: sign * surface.loss(there.x + t.astype(there.x.dtype))
+    scale = _scale(function, there)
+    least = max(tol, _rounding(here.x)) * scale
+    moved = float(jnp.linalg.norm(there.x - here.x))
+    notes = (f"read {moved:.3g} away, where the gradient has no part in the range",) if moved else ()
+    if not negative and lower_bound is not None and there.loss <= lower_bound + _rounding(here.x) * scale:
+        return "degenerate minimum", None, (*notes, "the loss is its lower bound")
+    if float(jnp.linalg.norm(there.gradient @ null)) > least:
+        return "undecided", lowest if negative else None, (*notes, "the gradient has a part in the null space")
+    beyond = (_on_a_line if zero == 1 else _on_a_space)(function, null, (across, jnp.abs(values)), least)
+    notes = (*notes, beyond.note)
+    if negative:
+        if beyond.down:
+            return "strict saddle", lowest, notes
+        return ("degenerate maximum" if beyond.only_up else "undecided"), lowest, (*notes, "no minimum")
+    if beyond.only_up:
+        return "degenerate minimum", None, notes
+    step = beyond.direction if beyond.down else None
+    if beyond.only_down and not positive:
+        return "degenerate maximum", step, notes
+    if beyond.down and (positive or beyond.up):
+        return "degenerate saddle", step, notes
+    return "undecided", step, notes
+
+
+def _polished(surface: _Surface, here: _Place, tol: float) -> _Place:
+    """The point after Newton steps in the range: derivatives of third order are read where the gradient is zero.
+
+    A part of the gradient as small as the cut-off allows moves coefficients by far more than rounding: on a valley of
+    minima it would make a saddle of each.
+    """
+    zero, there = here.counts[1], here
+    for _ in range(4):
+        _, across, values = there.split(zero)
+        step = -(across @ ((there.gradient @ across) / values))
+        if float(jnp.linalg.norm(step)) <= 4 * float(jnp.finfo(here.x.dtype).eps) * float(jnp.linalg.norm(here.x)):
+            break
+        there = surface.at(there.x + step, tol)
+    return there
+
+
+def _scale(function: Callable, there: _Place) -> float:
+    """The largest coefficient of second to fourth order: the Hessian's, and others in random directions."""
+    n, dtype = len(there.x), there.x.dtype
+    nothing = jnp.zeros((n, 0), dtype), jnp.zeros(0, dtype)
+    units = np.random.default_rng(0).standard_normal((PROBES, n))
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    found = _probed(function, nothing, jnp.asarray(units, dtype))
+    return max(float(np.abs(there.values).max()) / 2, float(np.abs(found).max(initial=0.0)))
+
+
+def _probed(function: Callable, regular: tuple, units: Any) -> np.ndarray:
+    of = cubic_and_quartic(function, *regular)
+    return np.asarray(jax.jit(lambda u: jax.lax.map(of, u))(units), float)
+
+
+def _on_a_line(function: Callable, null: Any, regular: tuple, least: float) -> _Beyond:
+    u, (vectors, values) = null[:, 0], regular
+    coefficients = np.asarray(reduced_series(function, u, vectors, values, ORDER)[0], float)
+    for k in range(3, ORDER + 1):
+        a = coefficients[k]
+        if not np.isfinite(a):
+            return _Beyond(f"the derivative of order {k} is not finite")
+        if abs(a) > least:
+            note = f"reduced function {a:.6g} s^{k} to lowest order"
+            odd = k % 2 == 1
+            down, up = odd or a < 0, odd or a > 0
+            return _Beyond(note, down, up, -u if odd and a > 0 else u, only_up=not down, only_down=not up)
+    return _Beyond(f"reduced function zero to order {ORDER}")
+
+
+def _on_a_space(function: Callable, null: Any, regular: tuple, least: float) -> _Beyond:
+    d = null.shape[1]
+    count = max(PROBES, 2 * len(quartics.monomials(d))) if d <= MAX_FITTED else PROBES * d
+    units = np.random.default_rng(1).standard_normal((count, d))
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    cubic, quartic = _probed(function, regular, jnp.asarray(units, null.dtype) @ null.T).T
+    if not np.isfinite([cubic, quartic]).all():
+        return _Beyond("derivatives beyond the Hessian are not finite")
+    largest = int(np.argmax(np.abs(cubic)))
+    if np.abs(cubic[largest]) > least:
+        way = -np.sign(cubic[largest]) * (null @ jnp.asarray(units[largest], null.dtype))
+        return _Beyond(f"reduced function with a cubic form, {abs(cubic[largest]):.6g}", True, True, way)
+    if d > MAX_FITTED:
+        lowest, where, highest = float(quartic.min()), units[np.argmin(quartic)], float(quartic.max())
+        at_least, at_most = -math.inf, math.inf
+    else:
+        form = quartics.fit(units, quartic)
+        lowest, where, highest = quartics.extremes(form, d)
+        at_least = quartics.proved_at_least(form, d) if lowest > least else -math.inf
+        at_most = -quartics.proved_at_least(-form, d) if highest < -least else math.inf
+    note = f"reduced function with a quartic form from {lowest:.6g} to {highest:.6g}"
+    if max(abs(lowest), abs(highest)) <= least:
+        note = "reduced function zero to order 4"
+    way = null @ jnp.asarray(where, null.dtype)
+    return _Beyond(note, lowest < -least, highest > least, way, at_least > least, at_most < -least)

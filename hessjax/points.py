@@ -8,7 +8,8 @@ proved is undecided.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -120,7 +121,7 @@ def classify_point(
             raise ValueError(f"{name} must be a number from 0 up, got {value!r}.")
     found = kinks(loss, point, batch)
     flat, unravel = ravel_pytree(point)
-    surface = _Surface(lambda x: mean_loss(loss, unravel(x), batch), lambda x: Hessian(loss, unravel(x), batch))
+    surface = _Surface(loss if isinstance(loss, Hashable) else lambda *args: loss(*args), unravel, batch)
     here = surface.at(flat, tol)
     kind, step, notes = _decided(surface, here, tol, lower_bound)
     kind, notes = _doubted(kind, notes, found, surface, here, grad_norm_sq_tol)
@@ -152,16 +153,30 @@ class _Place(NamedTuple):
         return as_params(self.vectors[:, within]), as_params(self.vectors[:, across]), as_params(self.values[across])
 
 
-class _Surface:
-    """A mean loss of flat params, compiled."""
+@partial(jax.jit, static_argnums=0)
+def _first(loss: Callable, point: PyTree, batch: PyTree) -> tuple[Any, PyTree]:
+    return jax.value_and_grad(lambda p: mean_loss(loss, p, batch))(point)
 
-    def __init__(self, loss: Callable, hessian: Callable) -> None:
-        self.loss = loss
-        self._first = jax.jit(jax.value_and_grad(loss))
-        self._second = jax.jit(lambda x: dense(hessian(x)))
+
+@partial(jax.jit, static_argnums=0)
+def _second(loss: Callable, point: PyTree, batch: PyTree) -> Any:
+    return dense(Hessian(loss, point, batch))
+
+
+class _Surface(NamedTuple):
+    """A mean loss of flat params; what is compiled is kept from one point to the next."""
+
+    of_params: Callable
+    unravel: Callable
+    batch: PyTree
+
+    def loss(self, x: Any) -> Any:
+        return mean_loss(self.of_params, self.unravel(x), self.batch)
 
     def at(self, x: Any, tol: float) -> _Place:
-        (value, gradient), matrix = self._first(x), self._second(x)
+        given = self.of_params, self.unravel(x), self.batch
+        (value, gradient), matrix = _first(*given), _second(*given)
+        gradient = ravel_pytree(gradient)[0]
         found = inertia(matrix, tol)
         counts = int(found.negative), int(found.zero), int(found.positive)
         values, vectors = np.linalg.eigh(np.nan_to_num(np.asarray(matrix, np.float64)))

@@ -98,6 +98,17 @@ def test_known_points_of_landscapes_are_of_their_kinds(float64):
             assert (verdict.kind, verdict.index, verdict.nullity) == (fact["kind"], fact["index"], fact["nullity"])
 
 
+def test_every_class_of_points_of_a_three_layer_autoencoder_is_of_its_kind(float64):
+    land = hj.landscapes.get("autoencoder", inputs=4, hidden=2, depth=3, dtype="float64")
+    kinds = set()
+    for fact in land.facts["critical_points"]:
+        point = jax.tree.map(jnp.asarray, fact["point"])
+        verdict = hj.classify_point(land.loss, point, land.batch, lower_bound=land.facts["lower_bound"])
+        assert (verdict.kind, verdict.index, verdict.nullity) == (fact["kind"], fact["index"], fact["nullity"])
+        kinds.add(verdict.kind)
+    assert kinds == {"strict saddle", "degenerate saddle", "degenerate minimum"}
+
+
 def test_a_saddle_of_a_linear_net_without_negative_eigenvalues_is_found(float64):
     """Kawaguchi (2016): from three layers on there are; the origin of one has no second order at all."""
     land = hj.landscapes.get("deep-linear", widths=(2, 2, 2, 2), rows=9, dtype="float64")

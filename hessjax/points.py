@@ -8,7 +8,7 @@ proved is undecided.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from hessjax.curvature import Hessian
 from hessjax.kinks import Kinks, kinks
 from hessjax.objective import mean_loss
 from hessjax.reduced import cubic_and_quartic, reduced_series
-from hessjax.signature import inertia
 
 __all__ = ["KINDS", "Verdict", "classify_point"]
 
@@ -90,19 +89,22 @@ def classify_point(
 
     Args:
       loss: `loss(params, batch) -> [N]` or scalar; `loss(params)` where batch is None. Its mean over rows is meant.
+        Compiled once: what it closes over is that of the first call.
       point: any pytree of floating arrays; float64 (x64) where the Hessian is singular.
       batch: any pytree, or None.
-      tol: eigenvalues are zero up to tol times the largest absolute row sum of the Hessian; coefficients of the reduced
-        function, up to tol times the largest of second to fourth order in random directions, and not below the
-        rounding of the dtype.
+      tol: eigenvalues count as zero up to tol times the largest absolute row sum of the Hessian, and not below the
+        rounding of the dtype. Beyond the Hessian only what is zero to rounding is taken for zero: with an eigenvalue
+        between the two the kind is undecided.
       grad_norm_sq_tol: absolute, of the squared gradient norm; above it the point is not critical.
       lower_bound: of the mean loss over all params, where one is known (0 of a sum of squares).
 
     Returns:
-      Verdict. At a kink (`hj.kinks`) the Hessian is that of one side, and the kind is undecided with a note.
+      Verdict. At a kink (`hj.kinks`) the Hessian is that of one side, and the kind is undecided with a note. Where the
+      gradient is not zero, a Newton step must lead nearer to a critical point with the same signs.
 
     Raises:
-      TypeError, ValueError: as `hj.dense` and `hj.kinks.kinks`; tol or grad_norm_sq_tol is not a number from 0 up.
+      TypeError, ValueError: as `hj.dense` and `hj.kinks.kinks`; point is narrower than float32; tol or grad_norm_sq_tol
+        is not a number from 0 up; lower_bound is not finite, or above the loss.
 
     Example:
       >>> import hessjax as hj
@@ -119,15 +121,33 @@ def classify_point(
     for name, value in (("tol", tol), ("grad_norm_sq_tol", grad_norm_sq_tol)):
         if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a number from 0 up, got {value!r}.")
+    if lower_bound is not None and not math.isfinite(lower_bound):
+        raise ValueError(f"lower_bound must be finite, got {lower_bound}.")
     found = kinks(loss, point, batch)
+    eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(point))
+    if eps > float(jnp.finfo(jnp.float32).eps):
+        raise TypeError("point is of a dtype narrower than float32, whose rounding hides every kind; widen it.")
     flat, unravel = ravel_pytree(point)
-    surface = _Surface(loss if isinstance(loss, Hashable) else lambda *args: loss(*args), unravel, batch)
-    here = surface.at(flat, tol)
-    kind, step, notes = _decided(surface, here, tol, lower_bound)
-    kind, notes = _doubted(kind, notes, found, surface, here, grad_norm_sq_tol)
+    surface = _Surface(_hashable(loss), unravel, batch, max(tol, 32 * len(flat) * eps), eps)
+    here = surface.at(flat)
+    if lower_bound is not None and here.loss < lower_bound - 1e3 * eps * max(abs(lower_bound), abs(here.loss)):
+        raise ValueError(f"lower_bound is {lower_bound}, and the loss at the point is below it, {here.loss}.")
+    kind, step, notes = _critical(surface, here, found, grad_norm_sq_tol, lower_bound)
     direction = None if step is None else unravel(step)
+    dead = sum(layer.num_dead for layer in found.dead)
+    notes = (*notes, *(f"perhaps kinks in what is not read: {name}" for name in found.unread))
+    notes = (*notes, f"{dead} dead units") if dead else notes
     negative, zero, _ = here.counts
-    return Verdict(kind, negative, zero, float(here.values[0]), here.grad_norm_sq, here.threshold, direction, notes)
+    smallest = float(here.values[0])
+    return Verdict(kind, negative, zero, smallest, here.grad_norm_sq, here.threshold, direction, notes)
+
+
+def _hashable(loss: Callable) -> Callable:
+    try:
+        hash(loss)
+    except TypeError:
+        return lambda *args: loss(*args)
+    return loss
 
 
 class _Place(NamedTuple):
@@ -169,78 +189,92 @@ class _Surface(NamedTuple):
     of_params: Callable
     unravel: Callable
     batch: PyTree
+    tol: float  # of zero eigenvalues, relative, not below the rounding of the Hessian
+    eps: float  # of the coarsest params
 
     def loss(self, x: Any) -> Any:
         return mean_loss(self.of_params, self.unravel(x), self.batch)
 
-    def at(self, x: Any, tol: float) -> _Place:
+    def at(self, x: Any) -> _Place:
         given = self.of_params, self.unravel(x), self.batch
-        (value, gradient), matrix = _first(*given), _second(*given)
-        gradient = ravel_pytree(gradient)[0]
-        found = inertia(matrix, tol)
-        counts = int(found.negative), int(found.zero), int(found.positive)
-        values, vectors = np.linalg.eigh(np.nan_to_num(np.asarray(matrix, np.float64)))
-        if not np.isfinite(matrix).all():
-            values = np.full_like(values, np.nan)
-        return _Place(x, float(value), gradient, values, vectors, counts, float(found.threshold))
+        (value, gradient), matrix = _first(*given), np.asarray(_second(*given), np.float64)
+        finite = bool(np.isfinite(matrix).all())
+        values, vectors = np.linalg.eigh(matrix if finite else np.zeros_like(matrix))
+        values = values if finite else np.full_like(values, np.nan)
+        threshold = self.tol * float(np.abs(matrix).sum(1).max())
+        negative, positive = int((values < -threshold).sum()), int((values > threshold).sum())
+        counts = negative, len(values) - negative - positive, positive
+        return _Place(x, float(value), ravel_pytree(gradient)[0], values, vectors, counts, threshold)
 
 
-def _rounding(x: Any) -> float:
-    return 1e4 * float(jnp.finfo(x.dtype).eps)
+Decision = tuple[str, Any, tuple[str, ...]]  # kind, step down, notes
 
 
-def _doubted(
-    kind: str, notes: tuple[str, ...], found: Kinks, surface: _Surface, here: _Place, tol: float
-) -> tuple[str, tuple[str, ...]]:
-    """What a kink or a gradient takes back."""
+def _critical(
+    surface: _Surface, here: _Place, found: Kinks, grad_norm_sq_tol: float, lower_bound: float | None
+) -> Decision:
+    """What has to be true before a spectrum says anything, then what it says."""
+    if not math.isfinite(here.loss) or not np.isfinite(here.values).all():
+        return "not critical", None, ("the loss or its Hessian is not finite",)
+    if not here.grad_norm_sq <= grad_norm_sq_tol:
+        return "not critical", None, (f"squared gradient norm {here.grad_norm_sq:.3g} above {grad_norm_sq_tol:.3g}",)
     if found.num_tied:
-        notes = (*notes, f"at a kink: {next(str(site) for site in found.sites if site.num_tied)}")
-        kind = kind if kind == "strict saddle" and _both_ways(surface, here) else "undecided"
-    notes = (*notes, *(f"perhaps kinks in what is not read: {name}" for name in found.unread))
-    dead = sum(layer.num_dead for layer in found.dead)
-    notes = (*notes, f"{dead} dead units") if dead else notes
-    if not here.grad_norm_sq <= tol:
-        return "not critical", (*notes, f"squared gradient norm {here.grad_norm_sq:.3g} above {tol:.3g}")
-    return kind, notes
-
-
-def _both_ways(surface: _Surface, here: _Place) -> bool:
-    """Whether the loss itself, on both sides of the point, goes down and up along the extreme eigenvectors as they say.
-
-    To 10 %, at three radii: no kink is crossed there, so the saddle does not depend on what autodiff takes at it.
-    """
-    for k in (0, -1):
-        v, half = jnp.asarray(here.vectors[:, k], here.x.dtype), here.values[k] / 2
-        for r in (1e-2, -1e-2, 5e-3, -5e-3, 2.5e-3, -2.5e-3):
-            if not abs(float(surface.loss(here.x + r * v)) - here.loss - half * r**2) <= 0.1 * abs(half) * r**2:
-                return False
-    return True
-
-
-def _decided(
-    surface: _Surface, here: _Place, tol: float, lower_bound: float | None
-) -> tuple[str, Any, tuple[str, ...]]:
-    """Kind, step down and notes of a critical point without kinks."""
+        return "undecided", None, (f"at a kink: {next(str(site) for site in found.sites if site.num_tied)}",)
     negative, zero, positive = here.counts
-    lowest = jnp.asarray(here.vectors[:, 0], here.x.dtype)
-    if not np.isfinite(here.values).all():
-        return "undecided", None, ("the Hessian is not finite",)
-    if negative and positive:
-        return "strict saddle", lowest, ()
-    if not zero:
-        return ("maximum", lowest, ()) if negative else ("minimum", None, ())
-    sign = -1.0 if negative else 1.0  # a maximum's mirror image is a minimum
-    there = _polished(surface, here, tol)
-    null, across, values = there.split(zero)
-    function = lambda t: sign * surface.loss(there.x + t.astype(there.x.dtype))
-    scale = _scale(function, there)
-    least = max(tol, _rounding(here.x)) * scale
+    lowest = jnp.asarray(here.vectors[:, 0], here.x.dtype) if negative else None
+    if zero and not (negative and positive):
+        return _degenerate(surface, here, lowest, lower_bound)
+    if not _steps_home(surface, here, found.margin):
+        return "undecided", lowest, ("a Newton step leads to no critical point with the same signs",)
+    return ("strict saddle" if negative and positive else "maximum" if negative else "minimum"), lowest, ()
+
+
+def _steps_home(surface: _Surface, here: _Place, margin: float) -> bool:
+    """Whether a Newton step, where there is one to take, leaves a tenth of the gradient and the signs as they are.
+
+    And is short beside the distance of the nearest kink.
+    """
+    null, across, values = here.split(here.counts[1])
+    length, rest = float(jnp.linalg.norm(here.gradient)), float(jnp.linalg.norm(here.gradient @ null))
+    rounding = 1e3 * surface.eps * float(np.abs(here.values).max()) * (1 + float(jnp.linalg.norm(here.x)))
+    if length <= rounding:
+        return True
+    step = -(across @ ((here.gradient @ across) / values))
+    there = surface.at(here.x + step)
+    if margin <= 10 * float(jnp.linalg.norm(step)):
+        return False
+    left = float(jnp.linalg.norm(there.gradient))
+    return there.counts == here.counts and left <= max(0.1 * length, rounding) and rest <= max(0.1 * length, rounding)
+
+
+def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float | None) -> Decision:
+    """Of a point whose eigenvalues are zero or of one sign.
+
+    Zero up to `tol` is not zero: an eigenvalue that is above rounding outweighs all that is of higher order near the
+    point, so with one of them nothing is decided.
+    """
+    negative, zero, positive = here.counts
+    null, across, values = here.split(zero)
+    # The rounding of the bound, and of a sum of squares of residuals that are zero but for theirs.
+    squares = surface.eps * float(np.abs(here.values).max()) * (1 + float(jnp.linalg.norm(here.x)) ** 2)
+    bound = 1e3 * surface.eps * (abs(lower_bound or 0.0) + squares)
+    decrement = float(jnp.sum((here.gradient @ across) ** 2 / jnp.abs(values))) / 2
+    if not negative and lower_bound is not None and here.loss - lower_bound <= 2 * decrement + bound:
+        return "degenerate minimum", None, ("the loss is its lower bound, up to a Newton step",)
+    there = _polished(surface, here)
     moved = float(jnp.linalg.norm(there.x - here.x))
     notes = (f"read {moved:.3g} away, where the gradient has no part in the range",) if moved else ()
-    if not negative and lower_bound is not None and there.loss <= lower_bound + _rounding(here.x) * scale:
-        return "degenerate minimum", None, (*notes, "the loss is its lower bound")
+    if there.counts != here.counts or moved > 1e-4 * (1 + float(jnp.linalg.norm(here.x))):
+        return "undecided", lowest, (*notes, "the signs are others there, or it is far")
+    sign = -1.0 if negative else 1.0  # a maximum's mirror image is a minimum
+    null, across, values = there.split(zero)
+    function = lambda t: sign * surface.loss(there.x + t.astype(there.x.dtype))
+    least = 1e4 * surface.eps * _scale(function, there)
+    hidden = float(np.sort(np.abs(there.values))[zero - 1])
+    if hidden > 32 * len(here.x) * surface.eps * float(np.abs(there.values).max()):
+        return "undecided", lowest, (*notes, f"eigenvalues up to {hidden:.3g} are below the threshold and not zero")
     if float(jnp.linalg.norm(there.gradient @ null)) > least:
-        return "undecided", lowest if negative else None, (*notes, "the gradient has a part in the null space")
+        return "undecided", lowest, (*notes, "the gradient has a part in the null space")
     beyond = (_on_a_line if zero == 1 else _on_a_space)(function, null, (across, jnp.abs(values)), least)
     notes = (*notes, beyond.note)
     if negative:
@@ -257,7 +291,7 @@ def _decided(
     return "undecided", step, notes
 
 
-def _polished(surface: _Surface, here: _Place, tol: float) -> _Place:
+def _polished(surface: _Surface, here: _Place) -> _Place:
     """The point after Newton steps in the range: derivatives of third order are read where the gradient is zero.
 
     A part of the gradient as small as the cut-off allows moves coefficients by far more than rounding: on a valley of
@@ -267,9 +301,9 @@ def _polished(surface: _Surface, here: _Place, tol: float) -> _Place:
     for _ in range(4):
         _, across, values = there.split(zero)
         step = -(across @ ((there.gradient @ across) / values))
-        if float(jnp.linalg.norm(step)) <= 4 * float(jnp.finfo(here.x.dtype).eps) * float(jnp.linalg.norm(here.x)):
+        if float(jnp.linalg.norm(step)) <= 4 * surface.eps * float(jnp.linalg.norm(here.x)):
             break
-        there = surface.at(there.x + step, tol)
+        there = surface.at(there.x + step)
     return there
 
 

@@ -75,7 +75,7 @@ def test_a_value_at_its_lower_bound_is_a_minimum(float64):
     f = lambda x: (x[0] - x[1] ** 2) ** 2
     verdict = hj.classify_point(f, jnp.zeros(2), lower_bound=0.0)
     assert verdict.kind == "degenerate minimum"
-    assert "the loss is its lower bound" in verdict.notes
+    assert any("its lower bound" in note for note in verdict.notes)
     assert hj.classify_point(lambda x: f(x) + 1.0, jnp.zeros(2), lower_bound=0.0).kind == "undecided"
     zero = hj.landscapes.get("zero", dtype="float64")
     assert hj.classify_point(zero.loss, jnp.zeros(2)).kind == "undecided"
@@ -159,14 +159,60 @@ def test_on_a_valley_of_minima_no_point_is_called_a_saddle(float64):
         assert (plain.kind, plain.nullity) == ("undecided", 1)
         known = hj.classify_point(land.loss, point, land.batch, tol=1e-6, lower_bound=0.0)
         assert known.kind == "degenerate minimum"
-        assert any(note.startswith("read ") for note in known.notes)
 
 
-def test_a_saddle_that_no_kink_touches_is_one_at_a_kink(float64):
-    loss = lambda x: jax.nn.relu(x[2]) ** 2 + x[0] ** 2 - x[1] ** 2
-    assert hj.classify_point(loss, jnp.zeros(3)).kind == "strict saddle"
-    across = lambda x: jax.nn.relu(x[0]) ** 2 - x[1] ** 2 + 0.3 * jnp.abs(x[0]) * x[0]
-    assert hj.classify_point(across, jnp.zeros(2)).kind == "undecided"
+A = jnp.array
+NOT_SO = {
+    "a minimum under a cubic": (lambda x: x[0] ** 2 / 2 + (5e-5 * x[1] + x[1] ** 2) ** 2 / 2, [0, 0]),
+    "beside a quartic": (lambda x: x[0] ** 2 + x[1] ** 4, [0, 2e-5]),
+    "beside a sixth power": (lambda x: x[0] ** 2 + x[1] ** 6, [0, 3e-3]),
+    "beside two quartics": (lambda x: x[0] ** 2 + x[1] ** 4 + x[2] ** 4, [0, 2e-5, 1e-5]),
+    "beside a quartic hill": (lambda x: -(x[0] ** 2) - x[1] ** 4, [0, 2e-5]),
+    "beside a cubic": (lambda x: x[0] ** 2 + x[1] ** 3, [0, 1e-6]),
+    "no critical point at all": (lambda x: 1e-6 * jnp.exp(x[0]), [0]),
+    "beside a kink": (lambda x: x[0] ** 2 + x[1] * jnp.abs(x[1]), [0, 1e-9]),
+    "signs change with the polish": (lambda x: x[0] ** 2 / 2 + (x[0] - 1e-6) * x[1] ** 2 + x[1] ** 4, [1e-6, 0]),
+    "and back": (lambda x: x[0] ** 2 / 2 - (x[0] - 1e-6) * x[1] ** 2 - x[1] ** 4, [1e-6, 0]),
+    "a small negative eigenvalue": (lambda x: 1e6 * x[0] ** 2 - 4e-3 * x[1] ** 2 + x[1] ** 4, [0, 0]),
+    "at a kink": (lambda x: x[0] ** 2 - x[1] ** 2 + 9e-6 * jnp.abs(x[1]), [0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", NOT_SO)
+def test_what_the_numbers_at_hand_do_not_prove_is_not_claimed(name, float64):
+    """Each was, or could be, called what it is not: a minimum a saddle, a saddle a minimum."""
+    f, at = NOT_SO[name]
+    assert hj.classify_point(f, jnp.array(at, float)).kind == "undecided"
+
+
+def test_a_small_cubic_beside_a_large_curvature_decides(float64):
+    f = lambda x: x[0] ** 2 + 1e6 * x[0] ** 4 - 9e-4 * x[1] ** 3 + 2e-2 * x[1] ** 4
+    assert hj.classify_point(f, jnp.zeros(2)).kind == "degenerate saddle"
+
+
+def test_a_loss_above_its_bound_is_not_at_it_and_a_wrong_bound_is_refused(untyped):
+    plateau = lambda x: x[0] ** 2 + 1e-3 * (1 + x[1] ** 3) ** 2
+    assert hj.classify_point(plateau, jnp.zeros(2), lower_bound=0.0).kind != "degenerate minimum"
+    with pytest.raises(ValueError, match="the loss at the point is below it"):
+        hj.classify_point(lambda x: x[0] ** 2 - 5 - x[1] ** 4, jnp.zeros(2), lower_bound=0.0)
+    with pytest.raises(ValueError, match="lower_bound must be finite"):
+        hj.classify_point(plateau, jnp.zeros(2), lower_bound=math.nan)
+    with pytest.raises(TypeError, match="narrower than float32"):
+        hj.classify_point(plateau, jnp.zeros(2, "bfloat16"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_net_at_its_teacher_is_never_a_saddle(seed, float64):
+    x = jnp.linspace(-1, 1, 20)
+    net = lambda p: jnp.tanh(x[:, None] * p["a"] + p["b"]) @ p["c"]
+    rng = np.random.default_rng(seed)
+    teacher = {k: A(rng.standard_normal(3)) for k in "abc"}
+    labels = net(teacher)
+    loss = lambda p: (net(p) - labels) ** 2 @ jnp.ones(20)
+    for tol in (1e-8, 1e-6):
+        assert hj.classify_point(loss, teacher, tol=tol).kind in ("minimum", "undecided")
+        known = hj.classify_point(loss, teacher, tol=tol, lower_bound=0.0)
+        assert known.kind in ("minimum", "degenerate minimum")
 
 
 def test_params_are_trees_and_losses_have_rows(float64):

@@ -1,12 +1,14 @@
-"""Arguments of estimators, refused in one line where they make no sense."""
+"""Arguments, refused in one line where they make no sense."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["MOST", "check_accuracy", "check_count", "is_full"]
+__all__ = ["MOST", "check_accuracy", "check_count", "check_tolerance", "hashable", "is_full"]
 
 MOST = 2**30  # products that are counted, in int32
 
@@ -19,6 +21,30 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}.")
+
+
+def check_tolerance(name: str, value: Any) -> None:
+    """Refuses what is not a finite number from 0 up.
+
+    Raises:
+      ValueError: names the argument and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number from 0 up, got {value!r}.")
+
+
+def hashable(loss: Callable) -> Callable:
+    """The loss, or, where it has no hash (a dataclass of arrays), a function that calls it: what jit can keep.
+
+    Example:
+      >>> hashable(abs) is abs
+      True
+    """
+    try:
+        hash(loss)
+    except TypeError:
+        return lambda *args: loss(*args)
+    return loss
 
 
 def is_full(reorthogonalize: str) -> bool:

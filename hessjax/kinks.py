@@ -8,7 +8,7 @@ minimum of two pieces and critical in neither. The places are found in the trace
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from hessjax import trees
+from hessjax.arguments import check_tolerance, hashable
 from hessjax.switches import Reading, Scope, walk
 from hessjax.taylor import Series, filled
 from hessjax.units import Entry
@@ -144,10 +145,8 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
     trees.check_params(params)
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((params, batch))):
         raise TypeError("params or batch are traced: kinks reads values; call it outside jax.jit, vmap and grad.")
-    if isinstance(tol, bool) or not isinstance(tol, int | float | np.number) or not 0 <= tol < math.inf:
-        raise ValueError(f"tol must be a number from 0 up, got {tol!r}.")
-    hashable = isinstance(loss, Hashable)
-    readings, finite = _walked(loss if hashable else lambda *args: loss(*args), params, batch, float(tol))
+    check_tolerance("tol", tol)
+    readings, finite = _walked(hashable(loss), params, batch, float(tol))
     sites, dead, unread = _told(readings)
     num_tied = sum(site.num_tied for site in sites)
     margin = float(np.min([math.inf, *(site.margin for site in sites)]))

@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from hessjax import quartics
+from hessjax.arguments import check_tolerance, hashable
 from hessjax.assembly import dense
 from hessjax.curvature import Hessian
 from hessjax.kinks import Kinks, kinks
@@ -118,9 +119,8 @@ def classify_point(
     arXiv:1605.07110 (saddles without negative eigenvalues); Frye et al. (2021), arXiv:2003.10397 (points taken for
     critical).
     """
-    for name, value in (("tol", tol), ("grad_norm_sq_tol", grad_norm_sq_tol)):
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a number from 0 up, got {value!r}.")
+    check_tolerance("tol", tol)
+    check_tolerance("grad_norm_sq_tol", grad_norm_sq_tol)
     if lower_bound is not None and not math.isfinite(lower_bound):
         raise ValueError(f"lower_bound must be finite, got {lower_bound}.")
     found = kinks(loss, point, batch)
@@ -128,7 +128,7 @@ def classify_point(
     if eps > float(jnp.finfo(jnp.float32).eps):
         raise TypeError("point is of a dtype narrower than float32, whose rounding hides every kind; widen it.")
     flat, unravel = ravel_pytree(point)
-    surface = _Surface(_hashable(loss), unravel, batch, max(tol, 32 * len(flat) * eps), eps)
+    surface = _Surface(hashable(loss), unravel, batch, max(tol, 32 * len(flat) * eps), eps)
     here = surface.at(flat)
     if lower_bound is not None and here.loss < lower_bound - 1e3 * eps * max(abs(lower_bound), abs(here.loss)):
         raise ValueError(f"lower_bound is {lower_bound}, and the loss at the point is below it, {here.loss}.")
@@ -140,14 +140,6 @@ def classify_point(
     negative, zero, _ = here.counts
     smallest = float(here.values[0])
     return Verdict(kind, negative, zero, smallest, here.grad_norm_sq, here.threshold, direction, notes)
-
-
-def _hashable(loss: Callable) -> Callable:
-    try:
-        hash(loss)
-    except TypeError:
-        return lambda *args: loss(*args)
-    return loss
 
 
 class _Place(NamedTuple):
@@ -254,18 +246,16 @@ def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float
     point, so with one of them nothing is decided.
     """
     negative, zero, positive = here.counts
-    null, across, values = here.split(zero)
-    # The rounding of the bound, and of a sum of squares of residuals that are zero but for theirs.
-    squares = surface.eps * float(np.abs(here.values).max()) * (1 + float(jnp.linalg.norm(here.x)) ** 2)
-    bound = 1e3 * surface.eps * (abs(lower_bound or 0.0) + squares)
-    decrement = float(jnp.sum((here.gradient @ across) ** 2 / jnp.abs(values))) / 2
-    if not negative and lower_bound is not None and here.loss - lower_bound <= 2 * decrement + bound:
-        return "degenerate minimum", None, ("the loss is its lower bound, up to a Newton step",)
     there = _polished(surface, here)
     moved = float(jnp.linalg.norm(there.x - here.x))
     notes = (f"read {moved:.3g} away, where the gradient has no part in the range",) if moved else ()
     if there.counts != here.counts or moved > 1e-4 * (1 + float(jnp.linalg.norm(here.x))):
         return "undecided", lowest, (*notes, "the signs are others there, or it is far")
+    # The rounding of the bound, and of a sum of squares of residuals that are zero but for theirs.
+    squares = surface.eps * float(np.abs(there.values).max()) * (1 + float(jnp.linalg.norm(there.x)) ** 2)
+    slack = 1e3 * surface.eps * (abs(lower_bound or 0.0) + squares)
+    if not negative and lower_bound is not None and there.loss <= lower_bound + slack:
+        return "degenerate minimum", None, (*notes, "the loss is its lower bound")
     sign = -1.0 if negative else 1.0  # a maximum's mirror image is a minimum
     null, across, values = there.split(zero)
     function = lambda t: sign * surface.loss(there.x + t.astype(there.x.dtype))

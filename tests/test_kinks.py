@@ -1,5 +1,6 @@
 """Kinks against the derivatives they break, dead units against pre-activations counted by hand."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -374,7 +375,15 @@ def test_a_loss_that_cannot_be_hashed_is_read_too(untyped):
         def __call__(self, w):
             return jnp.sum(jnp.abs(w))
 
+    @dataclasses.dataclass(frozen=True)
+    class Scaled:
+        by: jax.Array
+
+        def __call__(self, w):
+            return jnp.sum(self.by * jnp.abs(w))
+
     assert kinks(Loss(), X).num_tied == 1
+    assert kinks(Scaled(jnp.ones(3)), X).num_tied == 1  # has a hash, which fails
 
 
 def test_the_map_of_a_linear_solve_is_read():

@@ -20,6 +20,8 @@ _EXPORTS = {
     "Hessian": "curvature",
     "Inertia": "signature",
     "KINDS": "points",
+    "STATUSES": "critical",
+    "CriticalPoints": "critical",
     "Landscape": "landscapes.base",
     "Matrix": "matrices",
     "Operator": "operators",
@@ -43,11 +45,13 @@ _EXPORTS = {
     "eigsh": "extremes",
     "eigvalsh": "assembly",
     "explain": "assembly",
+    "find_critical_points": "critical",
     "frobenius_norm": "traces",
     "inertia": "assembly",
     "kpm": "quadrature",
     "lanczos": "krylov",
     "logdet": "functionals",
+    "minres_qlp": "minres",
     "negative_fraction": "negative",
     "open_sweep": "ensemble",
     "report": "reporting",
@@ -63,6 +67,8 @@ _MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt")
 
 __all__ = [
     "KINDS",
+    "STATUSES",
+    "CriticalPoints",
     "Curve",
     "Eigenpairs",
     "Estimate",
@@ -95,6 +101,7 @@ __all__ = [
     "eigsh",
     "eigvalsh",
     "explain",
+    "find_critical_points",
     "frobenius_norm",
     "inertia",
     "kinks",
@@ -102,6 +109,7 @@ __all__ = [
     "lanczos",
     "landscapes",
     "logdet",
+    "minres_qlp",
     "negative_fraction",
     "open_sweep",
     "plot",
@@ -121,6 +129,7 @@ if TYPE_CHECKING:
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.checks import OperatorError, check_operator
     from hessjax.config import Sweep
+    from hessjax.critical import STATUSES, CriticalPoints, find_critical_points
     from hessjax.curvature import Hessian
     from hessjax.ensemble import open_sweep, sweep
     from hessjax.estimates import Estimate
@@ -131,6 +140,7 @@ if TYPE_CHECKING:
     from hessjax.krylov import Tridiagonal, lanczos
     from hessjax.landscapes.base import Landscape
     from hessjax.matrices import Matrix
+    from hessjax.minres import minres_qlp
     from hessjax.negative import Fraction, negative_fraction
     from hessjax.operators import Operator, shift
     from hessjax.points import KINDS, Verdict, classify_point

@@ -163,13 +163,16 @@ def _cpu_name() -> str:
     return f"{name} family {facts['cpu family']} model {facts['model']}"
 
 
-def lane_mesh(width: int) -> Any:
-    """A one-axis mesh "lane" over the fewest local devices that give none more of `width` inits than it must have."""
+def lane_mesh(width: int, most: int | None = None) -> Any:
+    """A one-axis mesh "lane" over the fewest local devices that give none more of `width` inits than it must have.
+
+    `most` is how many devices there may be; None: all.
+    """
     import jax
     import numpy as np
     from jax.sharding import AxisType, Mesh
 
-    local = jax.local_devices()
+    local = jax.local_devices()[:most]
     share = -(-width // len(local))
     count = -(-width // share)
     return Mesh(np.array(local[:count]), ("lane",), axis_types=(AxisType.Auto,))

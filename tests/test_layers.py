@@ -15,6 +15,7 @@ ROOT = Path(hessjax.__file__).parent
 DATA = [f"landscapes.{name}" for name in ("arccosine", "base", "data", "index_laws", "linear_points", "shares")]
 HELPERS = [f"landscapes.{name}" for name in ("architectures", "files", "relu_points")]
 LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "relu", "scalar", "surfaces", "teacher")]
+FINDERS = [f"finders.{name}" for name in ("gradient_norm", "newton", "newton_mr", "saddle_free", "trust_region")]
 LAYERS = [
     ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "taylor", "trees", *DATA],
     ["householder", "jaxprs", *HELPERS, "quartics", "reduced", "rmt", "rows", "tridiagonals", "units", "uses"],
@@ -34,11 +35,12 @@ LAYERS = [
         "sketches",
         "streamed",
     ],
-    ["fisher", "functionals", "layerwise", "traces"],
-    ["composition", "spectra"],
-    ["assembly"],
-    ["lanes", "pool"],
-    ["points", "portraits", "records", "single"],
+    ["fisher", "functionals", "layerwise", "minres", "traces"],
+    ["composition", "finders.curvatures", "spectra"],
+    ["assembly", "finders.base"],
+    [*FINDERS, "lanes", "pool"],
+    ["finders.methods"],
+    ["critical", "points", "portraits", "records", "single"],
     ["ensemble"],
     ["figures"],
     ["axes", "tables"],
@@ -52,7 +54,7 @@ LAYERS = [
     ["cli"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-EXEMPT = {"__init__", "__main__", "landscapes.__init__"}
+EXEMPT = {"__init__", "__main__", "finders.__init__", "landscapes.__init__"}
 FILES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorted(ROOT.rglob("*.py"))}
 MODULES = {name: f for name, f in FILES.items() if name not in EXEMPT}
 # The only modules that may import the heavy or optional package named.
@@ -117,7 +119,7 @@ def test_spectral_modules_know_nothing_of_landscapes(module):
 
 
 ESTIMATORS = ["driving", "krylov", "estimates", "quadrature", "functionals", "negative", "sketches", "traces"]
-ESTIMATORS += ["extremes", "spectra"]
+ESTIMATORS += ["extremes", "minres", "spectra"]
 
 
 @pytest.mark.parametrize("module", ESTIMATORS)
@@ -168,7 +170,7 @@ def test_modules_say_what_they_are_and_what_is_public(module):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in hessjax.__all__ if n not in ("KINDS", "kinks", "landscapes", "plot", "rmt")]
+    "name", [n for n in hessjax.__all__ if n not in ("KINDS", "STATUSES", "kinks", "landscapes", "plot", "rmt")]
 )
 def test_every_public_name_has_an_example_that_runs(name):
     doc = getattr(hessjax, name).__doc__ or ""

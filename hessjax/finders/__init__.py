@@ -1,0 +1,1 @@
+"""Methods that lead from a start to a critical point, one file each."""

@@ -63,7 +63,7 @@ _EXPORTS = {
     "sweep": "ensemble",
     "trace": "traces",
 }
-_MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt")
+_MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt", "starts")
 
 __all__ = [
     "KINDS",
@@ -120,12 +120,13 @@ __all__ = [
     "slq",
     "spectral_function",
     "spectrum",
+    "starts",
     "sweep",
     "trace",
 ]
 
 if TYPE_CHECKING:
-    from hessjax import adapters, kinks, landscapes, plot, rmt
+    from hessjax import adapters, kinks, landscapes, plot, rmt, starts
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.checks import OperatorError, check_operator
     from hessjax.config import Sweep

@@ -308,7 +308,7 @@ class Lanes:
         kept = slice(self.width)
         return {name: np.stack([np.asarray(row[name])[kept] for row in rows], axis=1) for name in rows[0]}
 
-    def params(self, init: int, step: int) -> PyTree:
+    def params(self, init: Int[Array, ""] | int, step: Int[Array, ""] | int) -> PyTree:
         """Params of one init after `step` training steps, without the measuring program."""
         number = jnp.asarray(init)
         train = lambda i: self._advance(self._start(i), i, jnp.int32(0), jnp.int32(step)).params

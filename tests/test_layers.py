@@ -41,7 +41,7 @@ LAYERS = [
     [*FINDERS, "lanes", "pool"],
     ["finders.methods"],
     ["critical", "points", "portraits", "records", "single"],
-    ["ensemble"],
+    ["ensemble", "starts"],
     ["figures"],
     ["axes", "tables"],
     ["panels", "views"],
@@ -135,7 +135,7 @@ def test_heavy_and_optional_packages_stay_in_their_places(package):
 
 
 def test_no_module_bears_the_name_of_a_public_function():
-    namespaces = {"landscapes", "plot", "profiles", "rmt", "adapters", "kinks"}
+    namespaces = {"landscapes", "plot", "profiles", "rmt", "adapters", "kinks", "starts"}
     assert {m.split(".")[0] for m in MODULES} & (set(hessjax.__all__) - namespaces) == set()
     assert "utils" not in {m.split(".")[-1] for m in MODULES}
 
@@ -170,7 +170,8 @@ def test_modules_say_what_they_are_and_what_is_public(module):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in hessjax.__all__ if n not in ("KINDS", "STATUSES", "kinks", "landscapes", "plot", "rmt")]
+    "name",
+    [n for n in hessjax.__all__ if n not in ("KINDS", "STATUSES", "kinks", "landscapes", "plot", "rmt", "starts")],
 )
 def test_every_public_name_has_an_example_that_runs(name):
     doc = getattr(hessjax, name).__doc__ or ""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "Certificate": "certificates",
     "Curve": "functionals",
     "Eigenpairs": "projections",
+    "Escape": "escapes",
     "Estimate": "estimates",
     "Fisher": "fisher",
     "Fraction": "negative",
@@ -35,6 +37,7 @@ _EXPORTS = {
     "Tridiagonal": "krylov",
     "Verdict": "points",
     "cdf": "functionals",
+    "certify_point": "certificates",
     "check_operator": "checks",
     "classify_point": "points",
     "deflate": "projections",
@@ -44,6 +47,7 @@ _EXPORTS = {
     "eigh": "assembly",
     "eigsh": "extremes",
     "eigvalsh": "assembly",
+    "escape": "escapes",
     "explain": "assembly",
     "find_critical_points": "critical",
     "frobenius_norm": "traces",
@@ -68,9 +72,11 @@ _MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt", "starts")
 __all__ = [
     "KINDS",
     "STATUSES",
+    "Certificate",
     "CriticalPoints",
     "Curve",
     "Eigenpairs",
+    "Escape",
     "Estimate",
     "Fisher",
     "Fraction",
@@ -91,6 +97,7 @@ __all__ = [
     "Verdict",
     "adapters",
     "cdf",
+    "certify_point",
     "check_operator",
     "classify_point",
     "deflate",
@@ -100,6 +107,7 @@ __all__ = [
     "eigh",
     "eigsh",
     "eigvalsh",
+    "escape",
     "explain",
     "find_critical_points",
     "frobenius_norm",
@@ -128,11 +136,13 @@ __all__ = [
 if TYPE_CHECKING:
     from hessjax import adapters, kinks, landscapes, plot, rmt, starts
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
+    from hessjax.certificates import Certificate, certify_point
     from hessjax.checks import OperatorError, check_operator
     from hessjax.config import Sweep
     from hessjax.critical import STATUSES, CriticalPoints, find_critical_points
     from hessjax.curvature import Hessian
     from hessjax.ensemble import open_sweep, sweep
+    from hessjax.escapes import Escape, escape
     from hessjax.estimates import Estimate
     from hessjax.extremes import eigsh
     from hessjax.fisher import Fisher

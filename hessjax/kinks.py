@@ -25,7 +25,7 @@ from hessjax.taylor import Series, filled
 from hessjax.units import Entry
 from hessjax.uses import Use
 
-__all__ = ["Dead", "Kinks", "Site", "kinks"]
+__all__ = ["Dead", "Kinks", "Site", "is_smooth_along", "kinks"]
 
 MAX_LISTED = 64  # positions listed of a site, the first in order; all are counted
 PRECISION = "float32"  # of matrix products, as for Hessians
@@ -146,7 +146,8 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((params, batch))):
         raise TypeError("params or batch are traced: kinks reads values; call it outside jax.jit, vmap and grad.")
     check_tolerance("tol", tol)
-    readings, finite = _walked(hashable(loss), params, batch, float(tol))
+    line = trees.normal_like(jax.random.key(0), params)
+    readings, finite = _walked(hashable(loss), params, line, batch, float(tol))
     sites, dead, unread = _told(readings)
     num_tied = sum(site.num_tied for site in sites)
     margin = float(np.min([math.inf, *(site.margin for site in sites)]))
@@ -154,13 +155,37 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
     return Kinks(sites, num_tied, margin, dead, smooth, unread, bool(finite))
 
 
+def is_smooth_along(loss: Callable[..., Any], params: PyTree, direction: PyTree, batch: PyTree = None) -> bool:
+    """Whether the loss is twice differentiable on a line through a point, be there kinks beside it.
+
+    A tie counts here where its operands differ, to second order, along this direction.
+
+    Args:
+      loss: as of `kinks`.
+      params: the point.
+      direction: of the line, like params, not zero.
+      batch: any pytree, or None.
+
+    Example:
+      >>> loss = lambda x: jnp.abs(x[0]) + x[1] ** 2
+      >>> at = jnp.zeros(2)
+      >>> is_smooth_along(loss, at, jnp.array([0.0, 1.0])), is_smooth_along(loss, at, jnp.array([1.0, 1.0]))
+      (True, False)
+    """
+    readings, finite = _walked(hashable(loss), params, trees.conform(direction, params), batch, 0.0)
+    sites, _, unread = _told(readings)
+    tied = any(site.num_tied or math.isnan(site.margin) for site in sites)
+    return not tied and not unread and bool(finite)
+
+
 @partial(jax.jit, static_argnums=0)
-def _walked(loss: Callable, params: PyTree, batch: PyTree, tol: Any) -> tuple[list[tuple[Reading, Any]], Any]:
+def _walked(
+    loss: Callable, params: PyTree, line: PyTree, batch: PyTree, tol: Any
+) -> tuple[list[tuple[Reading, Any]], Any]:
     args = (params,) if batch is None else (params, batch)
     with jax.default_matmul_precision(PRECISION):
         program, shape = jax.make_jaxpr(loss, return_shape=True)(*args)
     _check_result(shape)
-    line = trees.normal_like(jax.random.key(0), params)
     moving = [Entry(Series(x, dx, jnp.zeros_like(x))) for x, dx in zip(*map(jax.tree.leaves, (params, line)))]
     inputs = [*moving, *(Entry(Series(x), data=True) for x in jax.tree.leaves(batch))]
     [result], readings = walk(program, inputs, [Use.ALL], Scope(_rows(batch), tol))

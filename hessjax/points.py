@@ -18,13 +18,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
-from hessjax import quartics
 from hessjax.arguments import check_tolerance, hashable
 from hessjax.assembly import dense
 from hessjax.curvature import Hessian
-from hessjax.kinks import Kinks, kinks
+from hessjax.descents import descent
+from hessjax.kinks import Kinks, is_smooth_along, kinks
+from hessjax.leading import Leading, largest_coefficient, leading_form
 from hessjax.objective import mean_loss
-from hessjax.reduced import cubic_and_quartic, reduced_series
 
 __all__ = ["KINDS", "Verdict", "classify_point"]
 
@@ -38,9 +38,9 @@ KINDS = (
     "undecided",
     "not critical",
 )
-ORDER = 6  # of the last coefficient that is read where the null space is a line
-MAX_FITTED = 6  # dimensions of the null space up to which the whole quartic form is fitted: 126 coefficients
-PROBES = 12  # directions in which a form that vanishes in all is taken for zero
+
+
+TRIED = 8  # eigenvectors of each sign that a line through a kink is tried along, the largest eigenvalues first
 
 
 class Verdict(NamedTuple):
@@ -60,17 +60,6 @@ class Verdict(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Beyond(NamedTuple):
-    """What the reduced function does near the point, as far as proved: goes down or up somewhere, or everywhere."""
-
-    note: str
-    down: bool = False
-    up: bool = False
-    direction: Any = None  # down
-    only_up: bool = False
-    only_down: bool = False
-
-
 def classify_point(
     loss: Callable[..., Any],
     point: PyTree,
@@ -85,8 +74,9 @@ def classify_point(
     With all eigenvalues of one sign it is a minimum or a maximum; with both signs, a strict saddle. Where some are zero
     and the others of one sign, the reduced function of the splitting lemma decides, never the loss on the null space:
     on a line, by its first coefficient that is not zero, to sixth order; in more dimensions, by its cubic form (any is
-    a saddle), then by its quartic form, whose sign is proved by a sum of squares. It is a degenerate minimum also where
-    the loss is `lower_bound`. Everything else is undecided: no number of evaluations proves a minimum.
+    a saddle), then by its quartic form, whose sign is proved by a sum of squares; failing these, by a curve on which it
+    falls like a power over several radii. It is a degenerate minimum also where the loss is `lower_bound`. Everything
+    else is undecided: no number of evaluations proves a minimum.
 
     Args:
       loss: `loss(params, batch) -> [N]` or scalar; `loss(params)` where batch is None. Its mean over rows is meant.
@@ -94,14 +84,15 @@ def classify_point(
       point: any pytree of floating arrays; float64 (x64) where the Hessian is singular.
       batch: any pytree, or None.
       tol: eigenvalues count as zero up to tol times the largest absolute row sum of the Hessian, and not below the
-        rounding of the dtype. Beyond the Hessian only what is zero to rounding is taken for zero: with an eigenvalue
+        rounding of the dtype. Leading the Hessian only what is zero to rounding is taken for zero: with an eigenvalue
         between the two the kind is undecided.
       grad_norm_sq_tol: absolute, of the squared gradient norm; above it the point is not critical.
       lower_bound: of the mean loss over all params, where one is known (0 of a sum of squares).
 
     Returns:
-      Verdict. At a kink (`hj.kinks`) the Hessian is that of one side, and the kind is undecided with a note. Where the
-      gradient is not zero, a Newton step must lead nearer to a critical point with the same signs.
+      Verdict. At a kink (`hj.kinks`) the Hessian is that of one side, and the kind is undecided with a note, unless the
+      loss goes down on a line where it is smooth, and up on another: a saddle. Where the gradient is not zero, a Newton
+      step must lead nearer to a critical point with the same signs.
 
     Raises:
       TypeError, ValueError: as `hj.dense` and `hj.kinks.kinks`; point is narrower than float32; tol or grad_norm_sq_tol
@@ -211,7 +202,7 @@ def _critical(
     if not here.grad_norm_sq <= grad_norm_sq_tol:
         return "not critical", None, (f"squared gradient norm {here.grad_norm_sq:.3g} above {grad_norm_sq_tol:.3g}",)
     if found.num_tied:
-        return "undecided", None, (f"at a kink: {next(str(site) for site in found.sites if site.num_tied)}",)
+        return _at_a_kink(surface, here, f"at a kink: {next(str(site) for site in found.sites if site.num_tied)}")
     negative, zero, positive = here.counts
     lowest = jnp.asarray(here.vectors[:, 0], here.x.dtype) if negative else None
     if zero and not (negative and positive):
@@ -219,6 +210,28 @@ def _critical(
     if not _steps_home(surface, here, found.margin):
         return "undecided", lowest, ("a Newton step leads to no critical point with the same signs",)
     return ("strict saddle" if negative and positive else "maximum" if negative else "minimum"), lowest, ()
+
+
+def _at_a_kink(surface: _Surface, here: _Place, note: str) -> Decision:
+    """A saddle where the loss is smooth on a line that it goes down on, and on one that it goes up on; else undecided.
+
+    Eigenvectors are tried, of the Hessian of one side: on a line without a tie that moves its curvature is the loss's.
+    """
+    smooth = {}
+    for sign in (-1, 1):
+        for k in np.flatnonzero(sign * here.values > here.threshold)[::sign][-TRIED:][::-1]:
+            way = jnp.asarray(here.vectors[:, k], here.x.dtype)
+            if is_smooth_along(surface.of_params, surface.unravel(here.x), surface.unravel(way), surface.batch):
+                smooth[sign] = way
+                break
+    if smooth.keys() == {-1, 1}:
+        return (
+            "strict saddle",
+            smooth[-1],
+            (note, "smooth on a line on which it goes down, and on one on which it goes up"),
+        )
+    down = ("no minimum: smooth on a line that goes down",) if -1 in smooth else ()
+    return "undecided", smooth.get(-1), (note, *down)
 
 
 def _steps_home(surface: _Surface, here: _Place, margin: float) -> bool:
@@ -259,26 +272,44 @@ def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float
     sign = -1.0 if negative else 1.0  # a maximum's mirror image is a minimum
     null, across, values = there.split(zero)
     function = lambda t: sign * surface.loss(there.x + t.astype(there.x.dtype))
-    least = 1e4 * surface.eps * _scale(function, there)
+    coefficients = largest_coefficient(function, len(there.x), there.x.dtype)
+    least = 1e4 * surface.eps * max(float(np.abs(there.values).max()) / 2, coefficients)
     hidden = float(np.sort(np.abs(there.values))[zero - 1])
     if hidden > 32 * len(here.x) * surface.eps * float(np.abs(there.values).max()):
         return "undecided", lowest, (*notes, f"eigenvalues up to {hidden:.3g} are below the threshold and not zero")
     if float(jnp.linalg.norm(there.gradient @ null)) > least:
         return "undecided", lowest, (*notes, "the gradient has a part in the null space")
-    beyond = (_on_a_line if zero == 1 else _on_a_space)(function, null, (across, jnp.abs(values)), least)
-    notes = (*notes, beyond.note)
+    regular = across, jnp.abs(values)
+    leading = leading_form(function, null, regular, least)
+    if not leading.down and not leading.only_up:
+        leading = _searched(surface, there, function, (null, regular), leading)
+    notes, step = (*notes, leading.note), leading.direction if leading.down else None
     if negative:
-        if beyond.down:
+        if leading.down:
             return "strict saddle", lowest, notes
-        return ("degenerate maximum" if beyond.only_up else "undecided"), lowest, (*notes, "no minimum")
-    if beyond.only_up:
+        return ("degenerate maximum" if leading.only_up else "undecided"), lowest, (*notes, "no minimum")
+    if leading.only_up:
         return "degenerate minimum", None, notes
-    step = beyond.direction if beyond.down else None
-    if beyond.only_down and not positive:
+    if leading.only_down and not positive:
         return "degenerate maximum", step, notes
-    if beyond.down and (positive or beyond.up):
+    if leading.down and (positive or leading.up):
         return "degenerate saddle", step, notes
     return "undecided", step, notes
+
+
+def _searched(surface: _Surface, there: _Place, function: Callable, spaces: tuple, leading: Leading) -> Leading:
+    """With a curve down, and where there is nothing else that goes up one up, if a search finds them."""
+    null, regular = spaces
+    size = float(jnp.linalg.norm(there.x))
+    down = descent(function, null, regular, size=size, eps=surface.eps)
+    if down is None:
+        return leading
+    way = null @ (null.T @ jnp.asarray(down.points[0], there.x.dtype))
+    way = way / jnp.linalg.norm(way)
+    up = leading.up or (
+        len(regular[1]) == 0 and descent(lambda t: -function(t), null, regular, size=size, eps=surface.eps) is not None
+    )
+    return leading._replace(note=f"{leading.note}; {down}", down=True, up=up, direction=way)
 
 
 def _polished(surface: _Surface, here: _Place) -> _Place:
@@ -295,60 +326,3 @@ def _polished(surface: _Surface, here: _Place) -> _Place:
             break
         there = surface.at(there.x + step)
     return there
-
-
-def _scale(function: Callable, there: _Place) -> float:
-    """The largest coefficient of second to fourth order: the Hessian's, and others in random directions."""
-    n, dtype = len(there.x), there.x.dtype
-    nothing = jnp.zeros((n, 0), dtype), jnp.zeros(0, dtype)
-    units = np.random.default_rng(0).standard_normal((PROBES, n))
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    found = _probed(function, nothing, jnp.asarray(units, dtype))
-    return max(float(np.abs(there.values).max()) / 2, float(np.abs(found).max(initial=0.0)))
-
-
-def _probed(function: Callable, regular: tuple, units: Any) -> np.ndarray:
-    of = cubic_and_quartic(function, *regular)
-    return np.asarray(jax.jit(lambda u: jax.lax.map(of, u))(units), float)
-
-
-def _on_a_line(function: Callable, null: Any, regular: tuple, least: float) -> _Beyond:
-    u, (vectors, values) = null[:, 0], regular
-    coefficients = np.asarray(reduced_series(function, u, vectors, values, ORDER)[0], float)
-    for k in range(3, ORDER + 1):
-        a = coefficients[k]
-        if not np.isfinite(a):
-            return _Beyond(f"the derivative of order {k} is not finite")
-        if abs(a) > least:
-            note = f"reduced function {a:.6g} s^{k} to lowest order"
-            odd = k % 2 == 1
-            down, up = odd or a < 0, odd or a > 0
-            return _Beyond(note, down, up, -u if odd and a > 0 else u, only_up=not down, only_down=not up)
-    return _Beyond(f"reduced function zero to order {ORDER}")
-
-
-def _on_a_space(function: Callable, null: Any, regular: tuple, least: float) -> _Beyond:
-    d = null.shape[1]
-    count = max(PROBES, 2 * len(quartics.monomials(d))) if d <= MAX_FITTED else PROBES * d
-    units = np.random.default_rng(1).standard_normal((count, d))
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    cubic, quartic = _probed(function, regular, jnp.asarray(units, null.dtype) @ null.T).T
-    if not np.isfinite([cubic, quartic]).all():
-        return _Beyond("derivatives beyond the Hessian are not finite")
-    largest = int(np.argmax(np.abs(cubic)))
-    if np.abs(cubic[largest]) > least:
-        way = -np.sign(cubic[largest]) * (null @ jnp.asarray(units[largest], null.dtype))
-        return _Beyond(f"reduced function with a cubic form, {abs(cubic[largest]):.6g}", True, True, way)
-    if d > MAX_FITTED:
-        lowest, where, highest = float(quartic.min()), units[np.argmin(quartic)], float(quartic.max())
-        at_least, at_most = -math.inf, math.inf
-    else:
-        form = quartics.fit(units, quartic)
-        lowest, where, highest = quartics.extremes(form, d)
-        at_least = quartics.proved_at_least(form, d) if lowest > least else -math.inf
-        at_most = -quartics.proved_at_least(-form, d) if highest < -least else math.inf
-    note = f"reduced function with a quartic form from {lowest:.6g} to {highest:.6g}"
-    if max(abs(lowest), abs(highest)) <= least:
-        note = "reduced function zero to order 4"
-    way = null @ jnp.asarray(where, null.dtype)
-    return _Beyond(note, lowest < -least, highest > least, way, at_least > least, at_most < -least)

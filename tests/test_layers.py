@@ -13,13 +13,25 @@ import hessjax
 ROOT = Path(hessjax.__file__).parent
 # A module imports only from strictly lower layers. `__init__` (lazy exports) and `__main__` are exempt.
 DATA = [f"landscapes.{name}" for name in ("arccosine", "base", "data", "index_laws", "linear_points", "shares")]
-HELPERS = [f"landscapes.{name}" for name in ("architectures", "files", "relu_points")]
+HELPERS = [f"landscapes.{name}" for name in ("architectures", "files", "linear_derivatives", "relu_points")]
 LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "relu", "scalar", "surfaces", "teacher")]
 FINDERS = [f"finders.{name}" for name in ("gradient_norm", "newton", "newton_mr", "saddle_free", "trust_region")]
 LAYERS = [
     ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "taylor", "trees", *DATA],
-    ["householder", "jaxprs", *HELPERS, "quartics", "reduced", "rmt", "rows", "tridiagonals", "units", "uses"],
-    ["convolutions", "landscapes.tasks", "masks", "separation", "stacks", "ties", "transposes"],
+    [
+        "descents",
+        "householder",
+        "jaxprs",
+        *HELPERS,
+        "quartics",
+        "reduced",
+        "rmt",
+        "rows",
+        "tridiagonals",
+        "units",
+        "uses",
+    ],
+    ["convolutions", "landscapes.tasks", "leading", "masks", "separation", "stacks", "ties", "transposes"],
     ["landscapes.building", "pushes", "rowsums", "signature", "switches"],
     ["columns", "contractions", "forms", "kinks", "landscapes.sequences"],
     ["operators", "readings"],
@@ -40,8 +52,8 @@ LAYERS = [
     ["assembly", "finders.base"],
     [*FINDERS, "lanes", "pool"],
     ["finders.methods"],
-    ["critical", "points", "portraits", "records", "single"],
-    ["ensemble", "starts"],
+    ["certificates", "critical", "points", "portraits", "records", "single"],
+    ["ensemble", "escapes", "starts"],
     ["figures"],
     ["axes", "tables"],
     ["panels", "views"],

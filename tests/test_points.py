@@ -43,8 +43,20 @@ AT_ZERO = {
     "transcendental": (lambda x: jnp.cosh(x[0]) - jnp.cos(x[1]) - x[1] ** 2 / 2, "degenerate saddle"),
     "no rule for jets": (lambda x: x[0] ** 2 + jax.nn.softplus(x[1]) - x[1] / 2 - x[1] ** 2 / 8, "degenerate saddle"),
 }
+AT_ZERO |= {
+    "eighth order": (lambda x: x[0] ** 2 - x[1] ** 8, "degenerate saddle"),
+    "eighth order, up": (lambda x: x[0] ** 2 + x[1] ** 8, "undecided"),
+    "eighth order, bent": (lambda x: (x[0] - x[1] ** 2 - x[1] ** 3) ** 2 - x[1] ** 8, "degenerate saddle"),
+    "eighth before tenth": (lambda x: x[0] ** 2 + 1e-3 * x[1] ** 8 - x[1] ** 10, "undecided"),
+    "two of sixth order": (lambda x: x[0] ** 6 - x[1] ** 6, "degenerate saddle"),
+    "two of sixth order, down": (lambda x: -(x[0] ** 6) - x[1] ** 6, "undecided"),
+    "a quartic of nine, one down": (lambda x: x[0] ** 2 + jnp.sum(x[1:9] ** 4) - 2 * x[9] ** 4, "degenerate saddle"),
+    "a product of five": (lambda x: (1 - jnp.prod(x)) ** 2, "degenerate saddle"),
+    "up beside a kink": (lambda x: jax.nn.relu(x[0]) + x[1] ** 2, "undecided"),
+}
+CURVED = ("peano", "bent sixth order", "eighth order, bent", "saved by the range")  # where the way down is no line
 SIZES = {"both signs, and flat": 3, "quartic of both signs": 3, "quartic, nowhere down": 3, "saved by the range": 3}
-SIZES |= {"three quartics": 4, "one of three down": 4}
+SIZES |= {"three quartics": 4, "one of three down": 4, "a quartic of nine, one down": 10, "a product of five": 5}
 
 
 def rotated(f, n, seed):
@@ -67,7 +79,7 @@ def test_the_kind_of_a_point_is_that_proved_by_hand(name, float64):
         down = np.asarray(plain.direction)
         assert np.linalg.norm(down) == pytest.approx(1)
         radii = np.array([0.1, 0.05, 0.025])
-        if name not in ("peano", "bent sixth order", "saved by the range"):  # where the way down is a curve
+        if name not in CURVED:
             assert all(f(jnp.asarray(r * down)) < f(jnp.zeros(n)) for r in radii)
 
 
@@ -128,6 +140,19 @@ def test_where_the_gradient_is_not_zero_nothing_is_critical(float64):
     assert hj.classify_point(land.loss, jnp.array([-3.0, 0.0])).kind == "minimum"
     assert hj.classify_point(lambda x: x @ x, jnp.full(2, 1e-6)).kind == "minimum"  # 8e-12 is within the cut-off
     assert hj.classify_point(lambda x: x @ x, jnp.full(2, 1e-6), grad_norm_sq_tol=1e-14).kind == "not critical"
+
+
+def test_lines_where_the_loss_is_smooth_prove_a_saddle_at_a_kink(float64):
+    f = lambda x: jax.nn.relu(x[0]) + x[1] ** 2 - x[2] ** 2
+    verdict = hj.classify_point(f, jnp.zeros(3))
+    assert (verdict.kind, np.abs(verdict.direction).tolist()) == ("strict saddle", [0, 0, 1])
+    assert any("at a kink" in note for note in verdict.notes)
+    only_down = hj.classify_point(lambda x: jax.nn.relu(x[0]) - x[1] ** 2, jnp.zeros(2))
+    assert only_down.kind == "undecided"
+    assert any("no minimum" in note for note in only_down.notes)
+    # The line down crosses the kink, which outweighs it close to the point: a minimum there, and not told.
+    crossed = hj.classify_point(lambda x: jax.nn.relu(jnp.abs(x[1])) * 1e-6 + x[0] ** 2 - x[1] ** 2, jnp.zeros(2))
+    assert crossed.kind == "undecided"
 
 
 def test_at_a_kink_the_kind_is_undecided(float64):

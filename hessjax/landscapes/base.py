@@ -35,7 +35,8 @@ class Landscape:
         classifies, and its error is the share of rows where argmax of the outputs is not the target.
       facts: what is known in closed form, on the host in float64: critical_points (a list of what `critical_point`
         makes), gradient (of params, in their structure) and hessian (of params, [n, n] in the order of `ravel_pytree`),
-        both of the mean loss; lower_bound, ranks, notes, and what else the landscape documents.
+        both of the mean loss; hessian_lipschitz (of params and a radius: a Lipschitz constant of the Hessian there),
+        lower_bound, ranks, notes, and what else the landscape documents.
 
     Raises:
       TypeError: facts are no mapping, or critical_points no list.

@@ -1,15 +1,9 @@
-"""Deep linear networks: gradient, both parts of the Hessian, ranks and critical points are closed form.
-
-The losses are functions of the end-to-end matrix W = W_L ... W_1 alone, so that derivatives by the weights are
-products of the other layers with the first and second derivative by W.
-"""
+"""Deep linear networks: gradient, both parts of the Hessian, ranks and critical points are closed form."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +13,12 @@ from jaxtyping import Float
 from hessjax.landscapes import data
 from hessjax.landscapes.base import Landscape, near
 from hessjax.landscapes.data import check_whole
+from hessjax.landscapes.linear_derivatives import LOSSES, LayerProducts
 from hessjax.landscapes.linear_points import Regression, count_classes, critical_points, layer_names
 
-__all__ = ["LOSSES", "LayerProducts", "autoencoder", "deep_linear", "generic_ranks", "linear_network"]
+__all__ = ["autoencoder", "deep_linear", "generic_ranks", "linear_network"]
 
 MAX_CLASSES = 4096  # more are not listed in the facts; `critical_points` yields them one by one
-
-
-class _Loss(NamedTuple):
-    """A convex function of one residual, outputs - targets, and its derivatives."""
-
-    value: Callable[[jax.Array], jax.Array]
-    first: Callable[[np.ndarray], np.ndarray]
-    second: Callable[[np.ndarray], np.ndarray] | None  # None: 1 everywhere
-
-
-LOSSES: dict[str, _Loss] = {
-    "squared": _Loss(lambda z: 0.5 * z**2, lambda z: z, None),
-    # logaddexp and not |z| + log1p: the second derivative at z = 0 is 1.
-    "log-cosh": _Loss(lambda z: jnp.logaddexp(z, -z) - math.log(2.0), np.tanh, lambda z: 1 - np.tanh(z) ** 2),
-}
 
 
 def deep_linear(
@@ -183,8 +163,8 @@ def linear_network(
     Returns:
       A landscape with the facts gradient and hessian, outer_product and functional (the parts of the Hessian: from
       first derivatives of the network, and from its second), ranks (`generic_ranks`) and lower_bound (of "log-cosh":
-      0); for "squared" also problem (the `Regression`), classes (their number) and critical_points (up to 4096
-      classes). They are of the data in float64.
+      0); for "squared" also hessian_lipschitz (of a point and a radius), problem (the `Regression`), classes (their
+      number) and critical_points (up to 4096 classes). They are of the data in float64.
 
     Raises:
       ValueError: an option out of range, naming it.
@@ -262,6 +242,7 @@ def _facts(problem: Regression, loss: str | Callable) -> dict[str, Any]:
     if loss == "squared":
         classes = count_classes(problem)
         facts |= {"lower_bound": problem.lower_bound, "problem": problem, "classes": classes}
+        facts["hessian_lipschitz"] = products.lipschitz
         facts["notes"].append(f"{classes} classes of critical points")
         if classes <= MAX_CLASSES:
             facts["critical_points"] = list(critical_points(problem))
@@ -298,91 +279,6 @@ def generic_ranks(widths: Sequence[int], rank: int) -> dict[str, int]:
     functional = 2 * q * sum(hidden) + 2 * q * s - layers * q**2 if hidden else 0
     hessian = 2 * q * sum(hidden) - layers * q**2 + q * (rank + k)
     return {"inputs": rank, "outer_product": q * (rank + k - q), "functional": functional, "hessian": hessian}
-
-
-@dataclass(frozen=True, eq=False)
-class LayerProducts:
-    """Derivatives of the mean loss by W_1, ..., W_L, from those by W = W_L ... W_1 and products of the layers.
-
-    With Omega = dl/dW and C = d2l/dW2, A_k = W_L ... W_(k+1) and B_k = W_(k-1) ... W_1:
-
-        gradient by W_k:  A_k' Omega B_k'
-        outer product:    J' C J, where the columns of J that belong to W_k are A_k (x) B_k' (vec by rows)
-        functional:       entry [(i, p), (q, j)] of block (l > k) is (A_l' Omega B_k')_ij (W_(l-1) ... W_(k+1))_pq
-
-    Points are dicts of matrices, results NumPy float64, matrices in ravel_pytree order.
-    """
-
-    problem: Regression
-    loss: str
-
-    def gradient(self, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Like `point`."""
-        layers = self._layers(point)
-        omega = self._first(_product(layers, len(layers), 0))
-        return {
-            name: _product(layers, len(layers), k + 1).T @ omega @ _product(layers, k, 0).T
-            for k, name in enumerate(layer_names(len(layers)))
-        }
-
-    def outer_product(self, point: Mapping[str, Any]) -> Float[np.ndarray, "n n"]:
-        """Part of the Hessian from first derivatives of the network; the Gauss-Newton matrix."""
-        layers = self._layers(point)
-        depth = len(layers)
-        j = [np.kron(_product(layers, depth, k + 1), _product(layers, k, 0).T) for k in range(depth)]
-        j = np.concatenate(j, axis=1)
-        found = j.T @ self._second(_product(layers, depth, 0)) @ j
-        return (found + found.T) / 2
-
-    def functional(self, point: Mapping[str, Any]) -> Float[np.ndarray, "n n"]:
-        """Part of the Hessian from second derivatives of the network, weighted by Omega."""
-        layers = self._layers(point)
-        depth = len(layers)
-        omega = self._first(_product(layers, depth, 0))
-        ends = np.cumsum([0, *(w.size for w in layers)])
-        found = np.zeros((ends[-1], ends[-1]))
-        for upper in range(depth):
-            for lower in range(upper):
-                outer = _product(layers, depth, upper + 1).T @ omega @ _product(layers, lower, 0).T
-                block = np.einsum("ij,pq->ipqj", outer, _product(layers, upper, lower + 1))
-                block = block.reshape(layers[upper].size, layers[lower].size)
-                found[ends[upper] : ends[upper + 1], ends[lower] : ends[lower + 1]] = block
-        return found + found.T
-
-    def hessian(self, point: Mapping[str, Any]) -> Float[np.ndarray, "n n"]:
-        """Sum of the two parts."""
-        return self.outer_product(point) + self.functional(point)
-
-    def _layers(self, point: Mapping[str, Any]) -> list[np.ndarray]:
-        return [np.asarray(point[name], float) for name in layer_names(self.problem.depth)]
-
-    def _first(self, w: np.ndarray) -> np.ndarray:
-        """Omega, the derivative of the loss by the end-to-end matrix."""
-        x, y, scale = self.problem.x, self.problem.y, self.problem.scale
-        return scale * LOSSES[self.loss].first(x @ w.T - y).T @ x / len(x)
-
-    def _second(self, w: np.ndarray) -> np.ndarray:
-        """C, the second derivative, by rows of the end-to-end matrix: a block x' D x / N for every output."""
-        x, y, scale = self.problem.x, self.problem.y, self.problem.scale
-        second = LOSSES[self.loss].second
-        if second is None:
-            return np.kron(np.eye(y.shape[1]), scale / len(x) * (x.T @ x))
-        weights = scale * second(x @ w.T - y) / len(x)
-        blocks = np.einsum("no,ni,nj->oij", weights, x, x, optimize=True)
-        outputs, inputs, _ = blocks.shape
-        found = np.zeros((outputs, inputs, outputs, inputs))
-        found[np.arange(outputs), :, np.arange(outputs), :] = blocks
-        return found.reshape(outputs * inputs, outputs * inputs)
-
-
-def _product(layers: Sequence[np.ndarray], stop: int, start: int) -> np.ndarray:
-    """W_stop ... W_(start+1), the layers from start up to but without stop; the identity where there are none."""
-    if start == stop:
-        return np.eye(layers[start].shape[1] if start < len(layers) else layers[-1].shape[0])
-    found = layers[start]
-    for layer in layers[start + 1 : stop]:
-        found = layer @ found
-    return found
 
 
 def _check_widths(name: str, widths: Any, least: int) -> None:

@@ -79,6 +79,7 @@ def quadratic(
             ],
             "gradient": lambda x: exact @ x,
             "hessian": lambda x: exact,
+            "hessian_lipschitz": lambda x, radius: 0.0,
             "eigenvalues": values,
             "lower_bound": 0.0 if index == 0 else -np.inf,
             "notes": [f"x'Ax/2 in {values.size} dimensions, eigenvalues {values.min():g} to {values.max():g}"],
@@ -257,6 +258,7 @@ def _surface(
         "critical_points": points,
         "gradient": lambda x: _gradient(terms, np.asarray(x, float)),
         "hessian": lambda x: _hessian(terms, np.asarray(x, float)),
+        "hessian_lipschitz": lambda x, radius: _third(terms, np.abs(np.asarray(x, float)) + radius),
     }
     init = lambda key: jax.random.normal(key, (size,), dtype)
     return Landscape(name, init, loss or (lambda x: _value(terms, x)), facts=closed | dict(facts))
@@ -289,6 +291,13 @@ def _gradient(terms: Terms, x: Point) -> Point:
 def _hessian(terms: Terms, x: Point) -> Float[np.ndarray, "n n"]:
     rows = [_derivative(terms, i) for i in range(len(x))]
     return np.array([[_host(_derivative(row, j), x) for j in range(len(x))] for row in rows])
+
+
+def _third(terms: Terms, reach: Point) -> float:
+    """The Frobenius norm of bounds on all third derivatives where |x_i| <= reach_i."""
+    absolute = [(abs(c), powers) for c, powers in terms]
+    bounds = [_hessian(_derivative(absolute, i), reach) for i in range(len(reach))]
+    return float(np.linalg.norm(np.array(bounds)))
 
 
 def _checked(terms: Terms) -> Terms:

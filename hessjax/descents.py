@@ -1,0 +1,146 @@
+"""Descent where Taylor coefficients do not tell: curves along which the reduced function falls like a power.
+
+For z in the null space the range is minimised out, phi(z) = min_w f(z + w), by Newton steps with the Hessian there.
+phi is then made as low as can be on spheres |z| = r, 2 r, 4 r, ...: where the lowest values fall like -c r^k, k at
+least 3, over several radii and by more than rounding, the point is no minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hessjax import trees
+
+__all__ = ["Descent", "descent", "settled"]
+
+LARGEST, RADII = 0.25, 8  # of the spheres, in units of the point's size or 1; each is half the one before
+STARTS, STEPS, NEWTON = 24, 60, 6  # directions, how often each is improved, and steps in the range
+AGREE, LEAST_ORDER, IN_A_ROW = 0.2, 2.8, 3  # of orders between radii, how low they may be, radii that show one
+
+
+class Descent(NamedTuple):
+    """A curve down: phi is about -scale r^order on it; `points` [radii, n] are on it, nearest to the point first."""
+
+    order: float
+    scale: float
+    radii: Float[np.ndarray, " k"]
+    values: Float[np.ndarray, " k"]
+    points: Float[np.ndarray, "k n"]
+
+    def __str__(self) -> str:
+        return f"a curve on which the loss falls by {self.scale:.3g} r^{self.order:.2f}, r from {self.radii[0]:.3g} on"
+
+
+def descent(
+    function: Callable[[Any], Array],
+    null: Float[Array, "n d"],
+    across: tuple[Float[Array, "n m"], Float[Array, " m"]],
+    *,
+    size: float = 0.0,
+    eps: float,
+) -> Descent | None:
+    """A curve down from a critical point whose Hessian has no negative eigenvalue, where one is found.
+
+    Args:
+      function: of displacements [n] from the point, to a number.
+      null: an orthonormal basis of the null space, columns.
+      across: one of the range, columns, and the eigenvalues there, above 0.
+      size: of the point, |x|: the largest sphere has a quarter of 1 + size as its radius.
+      eps: of the dtype the function is computed in.
+
+    Example:
+      >>> none = jnp.zeros((2, 0)), jnp.zeros(0)
+      >>> found = descent(lambda x: x[0] ** 4 - x[1] ** 4, jnp.eye(2), none, eps=1e-7)
+      >>> round(found.order, 1), round(found.scale, 1)
+      (4.0, 1.0)
+    """
+    n, d = null.shape
+    gradient = jax.grad(function)
+    at_zero = float(function(jnp.zeros(n, null.dtype)))
+
+    def phi(z):
+        t = settled(gradient, null @ z, across)
+        value = function(t) - at_zero
+        return jnp.where(jnp.isfinite(value), value, jnp.inf), t
+
+    def improved(state, _):
+        """One turn of a direction on its sphere, if it leads lower; the next is half as far if not."""
+        z, value, angle = state
+        radius = trees.norm(z)
+        slope = null.T @ gradient(settled(gradient, null @ z, across))
+        tangent = slope - z * (z @ slope) / jnp.where(radius > 0, radius, 1) ** 2
+        length = trees.norm(tangent)
+        way = -tangent / jnp.where(length > 0, length, 1)
+        tried = jnp.cos(angle) * z + jnp.sin(angle) * radius * way
+        tried = tried * radius / trees.norm(tried)  # on a line the tangent is nothing but rounding
+        lower, _ = phi(tried)
+        better = (lower < value) & (length > 0)
+        new = jnp.where(better, tried, z), jnp.where(better, lower, value), jnp.where(better, 1.5 * angle, angle / 2)
+        return (new[0], new[1], jnp.minimum(new[2], 1.0)), None
+
+    def lowest(z):
+        """From unit directions to the lowest values that they lead to at their radius."""
+        state = z, phi(z)[0], jnp.full((), 0.3, z.dtype)
+        z, value, _ = jax.lax.scan(improved, state, length=STEPS)[0]
+        return z, value, settled(gradient, null @ z, across)
+
+    units = np.random.default_rng(2).standard_normal((STARTS, d))
+    units = np.concatenate([units, np.eye(d)[: STARTS // 2], -np.eye(d)[: STARTS // 2]])
+    z = jnp.asarray(units / np.linalg.norm(units, axis=1, keepdims=True), null.dtype)
+    search = jax.jit(lambda z: jax.lax.map(lowest, z))
+    radii, found = LARGEST * (1 + size) * 0.5 ** np.arange(RADII), []
+    for radius in radii:
+        z, value, points = search(z / jnp.linalg.norm(z, axis=1, keepdims=True) * radius)
+        found.append((np.asarray(value, float), np.asarray(points, float)))
+    noise = 1e2 * eps * (abs(at_zero) + float(jnp.max(across[1], initial=0.0)) * radii**2)
+    return _best(radii, np.stack([value for value, _ in found]), np.stack([points for _, points in found]), noise)
+
+
+def settled(
+    gradient: Callable[[Any], Array], t: Float[Array, " n"], across: tuple[Float[Array, "n m"], Float[Array, " m"]]
+) -> Float[Array, " n"]:
+    """A displacement, with the part in the range that the loss is least with, by Newton's steps.
+
+    Example:
+      >>> gradient = jax.grad(lambda x: (x[0] - x[1] ** 2) ** 2)
+      >>> across = jnp.array([[1.0], [0.0]]), jnp.array([2.0])
+      >>> settled(gradient, jnp.array([0.0, 3.0]), across).tolist()
+      [9.0, 3.0]
+    """
+    vectors, values = across
+    step = lambda _, w: w - (vectors.T @ gradient(t + vectors @ w)) / values
+    return t + vectors @ jax.lax.fori_loop(0, NEWTON, step, jnp.zeros_like(values))
+
+
+def _best(
+    radii: Float[np.ndarray, " r"],
+    fell: Float[np.ndarray, "r k"],
+    points: Float[np.ndarray, "r k n"],
+    noise: Float[np.ndarray, " r"],
+) -> Descent | None:
+    """Of directions that fall like one power at the smallest radii that rounding shows, the one that falls furthest."""
+    found = [made for k in range(fell.shape[1]) if (made := _power_law(radii, fell[:, k], points[:, k], noise))]
+    return max(found, key=lambda made: made.scale, default=None)
+
+
+def _power_law(
+    radii: Float[np.ndarray, " r"], fell: Float[np.ndarray, " r"], points: Float[np.ndarray, "r n"], noise: Any
+) -> Descent | None:
+    shown = np.flatnonzero(~(np.abs(fell) <= noise))
+    last = int(shown[-1]) if len(shown) else -1  # radii go down: what is smaller says nothing
+    some = slice(last - IN_A_ROW + 1, last + 1)
+    if last < IN_A_ROW - 1 or not (fell[some] < -noise[some]).all():
+        return None
+    orders = np.log2(fell[some][:-1] / fell[some][1:])
+    order = float(orders[-1])
+    if not (orders > LEAST_ORDER).all() or np.ptp(orders) > AGREE or abs(order - round(order)) > AGREE:
+        return None
+    scale = float(-fell[last] / radii[last] ** round(order))
+    inward = slice(last, last - IN_A_ROW if last >= IN_A_ROW else None, -1)
+    return Descent(order, scale, radii[inward], fell[inward], points[inward])

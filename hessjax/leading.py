@@ -1,0 +1,108 @@
+"""What the reduced function does near a critical point, as far as its Taylor coefficients prove it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessjax import quartics
+from hessjax.reduced import cubic_and_quartic, reduced_series
+
+__all__ = ["Leading", "largest_coefficient", "leading_form"]
+
+ORDER = 6  # of the last coefficient that is read where the null space is a line
+MAX_FITTED = 6  # dimensions of the null space up to which the whole quartic form is fitted: 126 coefficients
+PROBES = 12  # directions in which a form that vanishes in all is taken for zero
+
+
+class Leading(NamedTuple):
+    """What the reduced function does near the point, as far as proved: goes down or up somewhere, or everywhere."""
+
+    note: str
+    down: bool = False
+    up: bool = False
+    direction: Any = None  # down
+    only_up: bool = False
+    only_down: bool = False
+
+
+def leading_form(function: Callable, null: Any, regular: tuple, least: float) -> Leading:
+    """By the first coefficient that is not zero on a line, by the cubic and the quartic form in more dimensions.
+
+    Args:
+      function: of displacements from the point.
+      null: an orthonormal basis of the null space, columns.
+      regular: one of the range, columns, and the eigenvalues there, above 0.
+      least: below it a coefficient is zero.
+
+    Example:
+      >>> none = jnp.zeros((1, 0)), jnp.zeros(0)
+      >>> leading_form(lambda x: -x[0] ** 4, jnp.eye(1), none, 1e-6).only_down
+      True
+    """
+    return (_on_a_line if null.shape[1] == 1 else _on_a_space)(function, null, regular, least)
+
+
+def largest_coefficient(function: Callable, n: int, dtype: Any) -> float:
+    """The largest coefficient of third and fourth order that is met in random directions.
+
+    Example:
+      >>> largest_coefficient(lambda x: 3 * x[0] ** 4, 1, jnp.float32)
+      3.0
+    """
+    nothing = jnp.zeros((n, 0), dtype), jnp.zeros(0, dtype)
+    units = np.random.default_rng(0).standard_normal((PROBES, n))
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    return float(np.abs(_probed(function, nothing, jnp.asarray(units, dtype))).max(initial=0.0))
+
+
+def _probed(function: Callable, regular: tuple, units: Any) -> np.ndarray:
+    of = cubic_and_quartic(function, *regular)
+    return np.asarray(jax.jit(lambda u: jax.lax.map(of, u))(units), float)
+
+
+def _on_a_line(function: Callable, null: Any, regular: tuple, least: float) -> Leading:
+    u, (vectors, values) = null[:, 0], regular
+    coefficients = np.asarray(reduced_series(function, u, vectors, values, ORDER)[0], float)
+    for k in range(3, ORDER + 1):
+        a = coefficients[k]
+        if not np.isfinite(a):
+            return Leading(f"the derivative of order {k} is not finite")
+        if abs(a) > least:
+            note = f"reduced function {a:.6g} s^{k} to lowest order"
+            odd = k % 2 == 1
+            down, up = odd or a < 0, odd or a > 0
+            return Leading(note, down, up, -u if odd and a > 0 else u, only_up=not down, only_down=not up)
+    return Leading(f"reduced function zero to order {ORDER}")
+
+
+def _on_a_space(function: Callable, null: Any, regular: tuple, least: float) -> Leading:
+    d = null.shape[1]
+    count = max(PROBES, 2 * len(quartics.monomials(d))) if d <= MAX_FITTED else PROBES * d
+    units = np.random.default_rng(1).standard_normal((count, d))
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    cubic, quartic = _probed(function, regular, jnp.asarray(units, null.dtype) @ null.T).T
+    if not np.isfinite([cubic, quartic]).all():
+        return Leading("derivatives beyond the Hessian are not finite")
+    largest = int(np.argmax(np.abs(cubic)))
+    if np.abs(cubic[largest]) > least:
+        way = -np.sign(cubic[largest]) * (null @ jnp.asarray(units[largest], null.dtype))
+        return Leading(f"reduced function with a cubic form, {abs(cubic[largest]):.6g}", True, True, way)
+    if d > MAX_FITTED:
+        lowest, where, highest = float(quartic.min()), units[np.argmin(quartic)], float(quartic.max())
+        at_least, at_most = -math.inf, math.inf
+    else:
+        form = quartics.fit(units, quartic)
+        lowest, where, highest = quartics.extremes(form, d)
+        at_least = quartics.proved_at_least(form, d) if lowest > least else -math.inf
+        at_most = -quartics.proved_at_least(-form, d) if highest < -least else math.inf
+    note = f"reduced function with a quartic form from {lowest:.6g} to {highest:.6g}"
+    if max(abs(lowest), abs(highest)) <= least:
+        note = "reduced function zero to order 4"
+    way = null @ jnp.asarray(where, null.dtype)
+    return Leading(note, lowest < -least, highest > least, way, at_least > least, at_most < -least)

@@ -18,6 +18,7 @@ _EXPORTS = {
     "Estimate": "estimates",
     "Fisher": "fisher",
     "Fraction": "negative",
+    "Groups": "identity",
     "GaussNewton": "gauss_newton",
     "Hessian": "curvature",
     "Inertia": "signature",
@@ -44,6 +45,7 @@ _EXPORTS = {
     "dense": "assembly",
     "density": "functionals",
     "diagonal": "traces",
+    "distinct": "identity",
     "eigh": "assembly",
     "eigsh": "extremes",
     "eigvalsh": "assembly",
@@ -81,6 +83,7 @@ __all__ = [
     "Fisher",
     "Fraction",
     "GaussNewton",
+    "Groups",
     "Hessian",
     "Inertia",
     "Landscape",
@@ -104,6 +107,7 @@ __all__ = [
     "dense",
     "density",
     "diagonal",
+    "distinct",
     "eigh",
     "eigsh",
     "eigvalsh",
@@ -148,6 +152,7 @@ if TYPE_CHECKING:
     from hessjax.fisher import Fisher
     from hessjax.functionals import Curve, cdf, density, logdet, spectral_function
     from hessjax.gauss_newton import GaussNewton, Residual
+    from hessjax.identity import Groups, distinct
     from hessjax.krylov import Tridiagonal, lanczos
     from hessjax.landscapes.base import Landscape
     from hessjax.matrices import Matrix

@@ -53,7 +53,7 @@ LAYERS = [
     [*FINDERS, "lanes", "pool"],
     ["finders.methods"],
     ["certificates", "critical", "points", "portraits", "records", "single"],
-    ["ensemble", "escapes", "starts"],
+    ["ensemble", "escapes", "identity", "starts"],
     ["figures"],
     ["axes", "tables"],
     ["panels", "views"],

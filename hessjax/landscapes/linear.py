@@ -163,8 +163,9 @@ def linear_network(
     Returns:
       A landscape with the facts gradient and hessian, outer_product and functional (the parts of the Hessian: from
       first derivatives of the network, and from its second), ranks (`generic_ranks`) and lower_bound (of "log-cosh":
-      0); for "squared" also hessian_lipschitz (of a point and a radius), problem (the `Regression`), classes (their
-      number) and critical_points (up to 4096 classes). They are of the data in float64.
+      0); for "squared" also hessian_lipschitz (of a point and a radius), canonical (W_L ... W_1, which with the index
+      is what the loss sees of a critical point), problem (the `Regression`), classes (their number) and critical_points
+      (up to 4096 classes). They are of the data in float64.
 
     Raises:
       ValueError: an option out of range, naming it.
@@ -243,6 +244,7 @@ def _facts(problem: Regression, loss: str | Callable) -> dict[str, Any]:
         classes = count_classes(problem)
         facts |= {"lower_bound": problem.lower_bound, "problem": problem, "classes": classes}
         facts["hessian_lipschitz"] = products.lipschitz
+        facts["canonical"] = products.end_to_end
         facts["notes"].append(f"{classes} classes of critical points")
         if classes <= MAX_CLASSES:
             facts["critical_points"] = list(critical_points(problem))

@@ -90,6 +90,11 @@ class LayerProducts:
         """Sum of the two parts."""
         return self.outer_product(point) + self.functional(point)
 
+    def end_to_end(self, point: Mapping[str, Any]) -> Float[np.ndarray, "outputs inputs"]:
+        """W = W_L ... W_1."""
+        layers = self._layers(point)
+        return _product(layers, len(layers), 0)
+
     def lipschitz(self, point: Mapping[str, Any], radius: float) -> float:
         """K with ||H(x) - H(y)|| <= K ||x - y|| for x and y within a radius of the point, for the squared loss.
 

@@ -6,23 +6,22 @@ communication. A unit of the store is one or more lanes. Everything random is fo
 
 from __future__ import annotations
 
-import datetime
 import os
 import socket
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hessjax import devices, records
+from hessjax import devices, records, runs
 from hessjax.columns import COLUMNS
-from hessjax.config import Sweep, differences
+from hessjax.config import Sweep
 from hessjax.lanes import Lanes, Way, resolve
 from hessjax.pool import check_shareable, run_workers
 from hessjax.progress import Progress, say
-from hessjax.store import Store, StoreError
+from hessjax.store import Store
 
 if TYPE_CHECKING:
     import xarray
@@ -87,26 +86,23 @@ def sweep(
     todo = [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
     if not todo:
         if progress:
-            say(f"{config.landscape_name}: nothing left to do here, {_num_done(store)}/{store.num_rows} inits are done")
+            done = f"{runs.num_done(store)}/{store.num_rows} inits are done"
+            say(f"{config.landscape_name}: nothing left to do here, {done}")
         return store.path
     if workers > 1:
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
     lanes.compile(store.read("step").tolist(), _recorded_way(store))
-    log = partial(_log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
+    log = partial(runs.log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
     log("start", t=began, units=len(todo), compile_s=lanes.compile_s, device=devices.describe())
     total = sum(b - a for a, b in map(store.span, todo))
-    with Progress(total, config.landscape_name, before=_num_done(store), enabled=progress) as bar:
+    with Progress(total, config.landscape_name, before=runs.num_done(store), enabled=progress) as bar:
         for u in todo:
             since = time.perf_counter()
             store.write(u, _unit(lanes, *store.span(u), bar))
             log("unit", unit=u, seconds=round(time.perf_counter() - since, 3))
     log("end", wall_s=round(time.time() - began, 3))
     return store.path
-
-
-def _num_done(store: Store) -> int:
-    return sum(b - a for a, b in map(store.span, np.flatnonzero(store.done()).tolist()))
 
 
 def _unit(lanes: Lanes, start: int, stop: int, bar: Progress) -> dict[str, np.ndarray]:
@@ -137,14 +133,12 @@ def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) 
             **lanes.way._asdict(),  # decides the last bits, so whoever resumes begins with the same
             "title": f"{lanes.config.landscape_name}: Hessian spectra of {lanes.config.num_inits} inits",
             "fingerprint": lanes.config.fingerprint,
-            "versions": devices.versions(),
-            "device": _device_line(),
             "precision": records.precision_line(lanes.config),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **runs.circumstances(),
         }
         Store.create(path, records.arrays(lanes, steps=steps), attributes, rows="init", unit=per_unit)
     store = Store.open(path)
-    _refuse_another(store, identity)
+    runs.refuse_another(store, identity)
     return store
 
 
@@ -152,28 +146,6 @@ def _recorded_way(store: Store) -> Way:
     """How the store's rows are measured; older stores have no pieces, and one init at a time."""
     before = {"columns": COLUMNS, "pieces": False, "together": 1}
     return Way(**{name: store.attributes.get(name) or default for name, default in before.items()})
-
-
-def _refuse_another(store: Store, identity: dict[str, Any]) -> None:
-    old, new = store.attributes, identity
-    kept = {name: old[name] if isinstance(old.get(name), dict) else {} for name in ("config", "landscape")}
-    found = differences(kept["config"], new["config"])
-    found += [f"landscape {line}" for line in records.landscape_differences(kept["landscape"], new["landscape"])]
-    if found:
-        raise StoreError(
-            f"the store at {str(store.path)!r} was made by another configuration ({'; '.join(found)}); "
-            "choose another path, or ask for what it was made with."
-        )
-
-
-def _device_line() -> str:
-    d = devices.describe()
-    return f"{d['num_devices']} x {d['device']} ({d['platform']}), {d['cores']} cores of {d['cpu']}"
-
-
-def _log(store: Store, event: str, **fields: Any) -> None:
-    at = datetime.datetime.now(datetime.UTC)
-    store.log(event=event, at=at.isoformat(timespec="seconds"), pid=os.getpid(), **{"t": at.timestamp(), **fields})
 
 
 def open_sweep(path: str | Path) -> xarray.Dataset:
@@ -197,36 +169,5 @@ def open_sweep(path: str | Path) -> xarray.Dataset:
       >>> dict(ds.sizes)["eigenvalue"], ds.attrs["num_done"]
       (6, 2)
     """
-    try:
-        import xarray
-        import zarr.storage
-    except ImportError as error:
-        raise ImportError("reading a store needs xarray and zarr; pip install 'hessjax[io]'.") from error
-    store = Store.open(path)
-    # As a store, not a path: zarr reads a path as a URL, and a per cent sign or a hash in it as an escape.
-    ds = xarray.open_zarr(zarr.storage.LocalStore(store.path, read_only=True), consolidated=False, chunks=None)
-    done = np.repeat(store.done(), store.unit)[: store.num_rows]
-    ds = ds.drop_vars("done").assign_coords(done=("init", done, {"long_name": "row computed"}))
-    ds = ds.set_coords(["init", "step"])
-    ds.attrs.pop("hessjax_store", None)
-    return ds.assign_attrs(_run_attrs(store.events()), num_done=int(done.sum()), num_inits=store.num_rows)
-
-
-def _run_attrs(events: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds from the log: `wall_s` while any worker was at work, `compile_s` and `unit_s` added over workers.
-
-    A run without an "end" (it was interrupted) lasts to its last unit.
-    """
-    spans: dict[Any, list[float]] = {}
-    for e in events:
-        if isinstance(e.get("t"), int | float) and isinstance(e.get("run"), str):
-            first, last = spans.setdefault(e["run"], [e["t"], e["t"]])
-            spans[e["run"]] = [min(first, e["t"]), max(last, e["t"])]
-    wall, reached = 0.0, -np.inf
-    for first, last in sorted(spans.values()):
-        wall, reached = wall + max(0.0, last - max(first, reached)), max(reached, last)
-
-    def total(kind: str, name: str) -> float:
-        return float(sum(e[name] for e in events if e.get("event") == kind and isinstance(e.get(name), int | float)))
-
-    return {"wall_s": float(wall), "compile_s": total("start", "compile_s"), "unit_s": total("unit", "seconds")}
+    ds = runs.opened(path).set_coords(["init", "step"])
+    return ds.assign_attrs(num_inits=ds.sizes["init"])

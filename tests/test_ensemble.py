@@ -17,7 +17,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import hessjax as hj
-from hessjax import Landscape, StoreError, Sweep, ensemble, lanes
+from hessjax import Landscape, StoreError, Sweep, lanes, runs
 from hessjax.ensemble import open_sweep, sweep
 from hessjax.lanes import Lanes
 from hessjax.single import exact
@@ -426,7 +426,7 @@ def test_the_log_tells_runs_workers_and_seconds(whole):
     assert [e["event"] for e in events if e["event"] != "unit"][-1] == "end"
     assert {e["pid"] for e in events} == {os.getpid()}
     assert all(e["seconds"] >= 0 for e in events if e["event"] == "unit")
-    assert ensemble._run_attrs([]) == {"wall_s": 0.0, "compile_s": 0.0, "unit_s": 0.0}
+    assert runs.run_attrs([]) == {"wall_s": 0.0, "compile_s": 0.0, "unit_s": 0.0}
 
 
 def test_wall_time_counts_workers_at_work_together_once_and_interrupted_runs_to_their_last_unit():
@@ -441,7 +441,7 @@ def test_wall_time_counts_workers_at_work_together_once_and_interrupted_runs_to_
         event("unit", "c", 104.0, seconds=3.0),
         event("end", "c", 105.0),
     ]
-    assert ensemble._run_attrs(events) == {"wall_s": 12.0, "compile_s": 5.0, "unit_s": 10.0}
+    assert runs.run_attrs(events) == {"wall_s": 12.0, "compile_s": 5.0, "unit_s": 10.0}
 
 
 def test_a_store_made_again_where_one_was_deleted_counts_its_own_seconds(tmp_path):

@@ -17,8 +17,9 @@ HELPERS = [f"landscapes.{name}" for name in ("architectures", "files", "linear_d
 LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "relu", "scalar", "surfaces", "teacher")]
 FINDERS = [f"finders.{name}" for name in ("gradient_norm", "newton", "newton_mr", "saddle_free", "trust_region")]
 LAYERS = [
-    ["arguments", "config", "devices", "free_laws", "programs", "progress", "store", "taylor", "trees", *DATA],
+    ["arguments", "devices", "free_laws", "programs", "progress", "store", "stored", "taylor", "trees", *DATA],
     [
+        "config",
         "descents",
         "householder",
         "jaxprs",
@@ -53,7 +54,8 @@ LAYERS = [
     [*FINDERS, "lanes", "pool"],
     ["finders.methods"],
     ["certificates", "critical", "points", "portraits", "records", "single"],
-    ["ensemble", "escapes", "identity", "starts"],
+    ["escapes", "identity", "runs", "starts"],
+    ["ensemble"],
     ["figures"],
     ["axes", "tables"],
     ["panels", "views"],
@@ -75,8 +77,19 @@ KEPT_IN = {
     "sklearn": {"landscapes.data"},
     "tensorstore": {"store"},
     "tyro": {"catalogue", "cli", "commands", "flags"},
-    "xarray": {"ensemble", "figures", "axes", "panels", "interactive", "drawing", "tables", "plot", "reporting"},
-    "zarr": {"ensemble"},
+    "xarray": {
+        "ensemble",
+        "figures",
+        "axes",
+        "panels",
+        "interactive",
+        "drawing",
+        "runs",
+        "tables",
+        "plot",
+        "reporting",
+    },
+    "zarr": {"runs"},
     "rich": {"progress"},
 }
 

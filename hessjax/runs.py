@@ -1,0 +1,104 @@
+"""What every run into a store does: refuses another configuration's, logs, says what it ran on; and reading it back."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hessjax import devices
+from hessjax.records import landscape_differences
+from hessjax.store import Store, StoreError
+from hessjax.stored import differences
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["circumstances", "log", "num_done", "opened", "refuse_another", "run_attrs"]
+
+
+def circumstances() -> dict[str, Any]:
+    """Versions, device and time, as attributes of a store.
+
+    Example:
+      >>> sorted(circumstances())
+      ['created', 'device', 'versions']
+    """
+    d = devices.describe()
+    return {
+        "versions": devices.versions(),
+        "device": f"{d['num_devices']} x {d['device']} ({d['platform']}), {d['cores']} cores of {d['cpu']}",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def refuse_another(store: Store, identity: dict[str, Any]) -> None:
+    """Refuses a store of another configuration, or of another landscape of the same name.
+
+    Raises:
+      StoreError: the fields that differ are named.
+    """
+    old, new = store.attributes, identity
+    kept = {name: old[name] if isinstance(old.get(name), dict) else {} for name in ("config", "landscape")}
+    found = differences(kept["config"], new["config"])
+    found += [f"landscape {line}" for line in landscape_differences(kept["landscape"], new["landscape"])]
+    if found:
+        raise StoreError(
+            f"the store at {str(store.path)!r} was made by another configuration ({'; '.join(found)}); "
+            "choose another path, or ask for what it was made with."
+        )
+
+
+def log(store: Store, event: str, **fields: Any) -> None:
+    """One line of the store's log, with the time and the process."""
+    at = datetime.datetime.now(datetime.UTC)
+    store.log(event=event, at=at.isoformat(timespec="seconds"), pid=os.getpid(), **{"t": at.timestamp(), **fields})
+
+
+def num_done(store: Store) -> int:
+    """Rows of the units that are written."""
+    return sum(b - a for a, b in map(store.span, np.flatnonzero(store.done()).tolist()))
+
+
+def opened(path: str | Path) -> xarray.Dataset:
+    """A store's arrays, finished or not, with `done` for each row and what the log tells as attributes.
+
+    Raises:
+      StoreError: there is no store there.
+      ImportError: xarray or zarr is not installed; the message has the command.
+    """
+    try:
+        import xarray
+        import zarr.storage
+    except ImportError as error:
+        raise ImportError("reading a store needs xarray and zarr; pip install 'hessjax[io]'.") from error
+    store = Store.open(path)
+    # As a store, not a path: zarr reads a path as a URL, and a per cent sign or a hash in it as an escape.
+    ds = xarray.open_zarr(zarr.storage.LocalStore(store.path, read_only=True), consolidated=False, chunks=None)
+    done = np.repeat(store.done(), store.unit)[: store.num_rows]
+    ds = ds.drop_vars("done").assign_coords(done=(store.rows, done, {"long_name": "row computed"}))
+    ds.attrs.pop("hessjax_store", None)
+    return ds.assign_attrs(run_attrs(store.events()), num_done=int(done.sum()))
+
+
+def run_attrs(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds from the log: `wall_s` while any worker was at work, `compile_s` and `unit_s` added over workers.
+
+    A run without an "end" (it was interrupted) lasts to its last unit.
+    """
+    spans: dict[Any, list[float]] = {}
+    for e in events:
+        if isinstance(e.get("t"), int | float) and isinstance(e.get("run"), str):
+            first, last = spans.setdefault(e["run"], [e["t"], e["t"]])
+            spans[e["run"]] = [min(first, e["t"]), max(last, e["t"])]
+    wall, reached = 0.0, -np.inf
+    for first, last in sorted(spans.values()):
+        wall, reached = wall + max(0.0, last - max(first, reached)), max(reached, last)
+
+    def total(kind: str, name: str) -> float:
+        return float(sum(e[name] for e in events if e.get("event") == kind and isinstance(e.get(name), int | float)))
+
+    return {"wall_s": float(wall), "compile_s": total("start", "compile_s"), "unit_s": total("unit", "seconds")}

@@ -31,6 +31,7 @@ _EXPORTS = {
     "OperatorError": "checks",
     "Quadrature": "quadrature",
     "Residual": "gauss_newton",
+    "Search": "config",
     "Spectrum": "spectra",
     "StoreError": "store",
     "Streamed": "streamed",
@@ -59,9 +60,11 @@ _EXPORTS = {
     "logdet": "functionals",
     "minres_qlp": "minres",
     "negative_fraction": "negative",
+    "open_search": "searches",
     "open_sweep": "ensemble",
     "report": "reporting",
     "restrict": "projections",
+    "search": "searches",
     "shift": "operators",
     "slq": "quadrature",
     "spectral_function": "functionals",
@@ -92,6 +95,7 @@ __all__ = [
     "OperatorError",
     "Quadrature",
     "Residual",
+    "Search",
     "Spectrum",
     "StoreError",
     "Streamed",
@@ -123,11 +127,13 @@ __all__ = [
     "logdet",
     "minres_qlp",
     "negative_fraction",
+    "open_search",
     "open_sweep",
     "plot",
     "report",
     "restrict",
     "rmt",
+    "search",
     "shift",
     "slq",
     "spectral_function",
@@ -142,7 +148,7 @@ if TYPE_CHECKING:
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.certificates import Certificate, certify_point
     from hessjax.checks import OperatorError, check_operator
-    from hessjax.config import Sweep
+    from hessjax.config import Search, Sweep
     from hessjax.critical import STATUSES, CriticalPoints, find_critical_points
     from hessjax.curvature import Hessian
     from hessjax.ensemble import open_sweep, sweep
@@ -163,6 +169,7 @@ if TYPE_CHECKING:
     from hessjax.projections import Eigenpairs, deflate, restrict
     from hessjax.quadrature import Quadrature, kpm, slq
     from hessjax.reporting import report
+    from hessjax.searches import open_search, search
     from hessjax.signature import Inertia
     from hessjax.spectra import Spectrum, spectrum
     from hessjax.store import StoreError

@@ -1,17 +1,17 @@
-"""What a sweep is: the stored, compared and hashed configuration. Imports no jax, so `--help` is quick.
+"""What a sweep and a search are: stored, compared and hashed configurations. Imports no jax, so `--help` is quick.
 
 Everything here decides the numbers. What only decides how they are computed (unit, memory, workers) is an argument
-of `hessjax.sweep`, and may change between a run and its resumption.
+of `hessjax.sweep` and `hessjax.search`, and may change between a run and its resumption.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hessjax.stored import DTYPES, Plain, Stored, check_whole, differences
 
-__all__ = ["STATUSES", "Sweep", "differences"]
+__all__ = ["STATUSES", "Search", "Sweep", "differences"]
 
 # What became of an init by a time; stored as the integer.
 STATUSES = ("ok", "diverged", "non-finite Hessian")
@@ -88,3 +88,67 @@ class Sweep(Stored):
             raise ValueError(
                 f"times={self.times} measurements need at least {self.times - 1} steps; num_steps is {self.num_steps}."
             )
+
+
+MethodName = Literal["newton-mr", "gradient-norm", "trust-region", "saddle-free", "newton", "damped-newton"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Stored):
+    """Critical points of one landscape from many starts, by one method or several from the same starts.
+
+    Args:
+      landscape: a name of `hj.landscapes.names()`, "package.module:factory", or a `Landscape`.
+      options: options of the landscape's factory, e.g. {"inputs": 16, "hidden": 4}.
+      num_starts: at least 1; start i depends on (seed, i) alone.
+      seed: of the starts, at least 0.
+      starts: points uniform in loss along training, inits (random), the landscape's known points (known), or points
+        uniform in loss of a sweep's store (sweep).
+      sweep: path of that store, for starts from a sweep.
+      noise: standard deviation of normal noise; of every second start, of all where they are known points.
+      num_steps: of the training whose trajectories starts lie on.
+      optimizer: name of an optax optimiser for it.
+      learning_rate: of it, above 0.
+      methods: of `hj.find_critical_points`, each from all starts.
+      max_steps: of every method, from each start.
+      grad_norm_sq_tol: absolute cut-off of the squared gradient norm below which a point is critical.
+      tol: eigenvalues within tol ||H|| count as zero; ||H|| is the largest absolute row sum.
+      dtype: of params, data and spectra; float32 gradients seldom fall below the cut-off.
+
+    Raises:
+      ValueError: a field out of range; the message names it, the value and what is wanted.
+
+    Example:
+      >>> import hessjax as hj
+      >>> hj.Search(landscape="autoencoder", num_starts=64, methods=("newton-mr", "trust-region")).starts
+      'training'
+    """
+
+    landscape: Any = "autoencoder"
+    options: Plain = field(default_factory=dict)
+    num_starts: int = 256
+    seed: int = 0
+    starts: Literal["training", "random", "known", "sweep"] = "training"
+    sweep: str | None = None
+    noise: float = 0.1
+    num_steps: int = 1000
+    optimizer: str = "sgd"
+    learning_rate: float = 0.01
+    methods: tuple[MethodName, ...] = ("newton-mr",)
+    max_steps: int = 500
+    grad_norm_sq_tol: float = 1e-10
+    tol: float = 1e-8
+    dtype: DTYPES = "float64"
+
+    def __post_init__(self):
+        if isinstance(self.methods, str):
+            object.__setattr__(self, "methods", (self.methods,))
+        real = {"noise": False, "learning_rate": True, "grad_norm_sq_tol": False, "tol": False}
+        whole = {"num_starts": 1, "seed": 0, "num_steps": 1, "max_steps": 0}
+        self._check(("options",), whole, real)
+        unknown = [name for name in self.methods if name not in get_args(MethodName)]
+        if unknown or not self.methods or len(set(self.methods)) < len(self.methods):
+            known = ", ".join(get_args(MethodName))
+            raise ValueError(f"methods must be one or more of {known}, each once; got {self.methods!r}.")
+        if (self.sweep is not None) != (self.starts == "sweep"):
+            raise ValueError(f"sweep is the store of starts='sweep'; got sweep={self.sweep!r}, starts={self.starts!r}.")

@@ -32,6 +32,7 @@ from hessjax.landscapes.base import Landscape
 from hessjax.objective import mean_loss
 from hessjax.rows import num_rows
 from hessjax.signature import by_values, with_ends
+from hessjax.stored import Stored
 from hessjax.train import Trainer, TrainState, make_optimizer
 
 __all__ = ["Lanes", "Way", "measure", "resolve"]
@@ -41,7 +42,7 @@ PIECES = 2**30  # bytes of one init's pieces: the same on every machine, as the 
 PILOT = 32  # inits whose median loss places the times
 
 
-def resolve(config: Sweep) -> Landscape:
+def resolve(config: Stored) -> Landscape:
     """The landscape of a configuration, its params and data in the configuration's dtype.
 
     Raises:

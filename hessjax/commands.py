@@ -15,7 +15,8 @@ import tyro
 
 from hessjax.catalogue import List, Show
 from hessjax.config import Sweep
-from hessjax.flags import UsageError, parse_worker, sweep_args, sweep_fields, to_sweep
+from hessjax.critical_command import CriticalCommand
+from hessjax.flags import UsageError, config_args, config_fields, parse_worker, to_config
 from hessjax.process import own_process, save_figure
 
 __all__ = ["COMMANDS", "own_process", "sweep_command"]
@@ -35,7 +36,7 @@ class _SweepExtras:
     progress: bool = True
 
     def run(self) -> None:
-        config = to_sweep(self)
+        config = to_config(Sweep, self)
         own_process(config.dtype)
         from hessjax.ensemble import sweep
 
@@ -55,7 +56,7 @@ class _SweepExtras:
 
 def sweep_command(**defaults: Any) -> Any:
     """The sweep command with other defaults, as a file of a configuration gives them."""
-    made = dataclasses.make_dataclass("SweepCommand", sweep_fields(**defaults), bases=(_SweepExtras,))
+    made = dataclasses.make_dataclass("SweepCommand", config_fields(Sweep, **defaults), bases=(_SweepExtras,))
     made.__doc__ = SWEEP_DOC
     return made
 
@@ -65,7 +66,7 @@ SWEEP_DOC = f"""Runs a sweep: many inits of one landscape, trained alike, their 
 The same command on the same output resumes; another configuration is refused.
 
 Args:
-{sweep_args()}
+{config_args(Sweep)}
   output: folder of the store.
   unit: inits per stored chunk, rounded up to whole lanes.
   memory: bound on the measuring program's workspace, e.g. 4GiB.
@@ -152,7 +153,7 @@ class _SpectrumExtras:
     report: Path | None = None
 
     def run(self) -> None:
-        config = to_sweep(self)
+        config = to_config(Sweep, self)
         own_process(config.dtype)
         from hessjax import single
 
@@ -210,7 +211,7 @@ FIXED = {"num_inits": 1, "times": 1, "spacing": "linear", "measure": "spectrum",
 
 
 def _spectrum_command() -> Any:
-    fields = [f for f in sweep_fields(num_steps=0) if f[0] not in FIXED]
+    fields = [f for f in config_fields(Sweep, num_steps=0) if f[0] not in FIXED]
     made = dataclasses.make_dataclass("SpectrumCommand", fields, bases=(_SpectrumExtras,))
     made.__doc__ = f"""The Hessian spectrum of one network: one init, trained num-steps steps (by default none).
 
@@ -218,7 +219,7 @@ Exact for small networks; for others, or with --method slq, the largest eigenval
 density, from Hessian-vector products alone.
 
 Args:
-{sweep_args()}
+{config_args(Sweep)}
   init: number of the init, as in a sweep of the same seed.
   method: exact, slq (no matrix is formed), or auto: exact up to 3000 parameters.
   outliers: slq: eigenvalues found one by one, the largest in magnitude; all but one where there are fewer.
@@ -309,6 +310,7 @@ COMMANDS = {
     "demo": Demo,
     "sweep": SweepCommand,
     "spectrum": SpectrumCommand,
+    "critical": CriticalCommand,
     "report": Report,
     "list": List,
     "show": Show,

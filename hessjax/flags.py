@@ -1,4 +1,4 @@
-"""How a sweep is spelled on a command line: Sweep's fields as flags, KEY=VALUE words, one-line mistakes.
+"""How configurations are spelled on a command line: their fields as flags, KEY=VALUE words, one-line mistakes.
 
 Parsing only: knows no command and imports no jax.
 """
@@ -12,23 +12,24 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from hessjax.config import Sweep
+from hessjax.config import Search, Sweep
 
 __all__ = [
     "UsageError",
+    "config_args",
+    "config_fields",
     "key_values",
     "one_line",
     "parse_worker",
     "spell",
-    "sweep_args",
-    "sweep_fields",
     "sweep_words",
-    "to_sweep",
+    "to_config",
 ]
 
-# Fields of Sweep that the command line spells otherwise: a name, and KEY=VALUE words.
+Made = TypeVar("Made", Sweep, Search)
+# Fields that the command line spells otherwise: a name, and KEY=VALUE words.
 OVERRIDES: dict[str, tuple[Any, Any, str]] = {
     "landscape": (str, "digits-mlp", "a name of `hessjax list`, or package.module:factory."),
     "options": (tuple[str, ...], (), "KEY=VALUE words for the landscape, e.g. widths=8,8 activation=relu."),
@@ -36,21 +37,22 @@ OVERRIDES: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def sweep_fields(**defaults: Any) -> list[tuple[str, Any, Any]]:
-    """Sweep's fields as command-line ones, so that every choice of a sweep is a flag and none is written twice."""
-    hints, found = get_type_hints(Sweep), []
-    for f in dataclasses.fields(Sweep):
+def config_fields(config: type[Sweep] | type[Search], **defaults: Any) -> list[tuple[str, Any, Any]]:
+    """A configuration's fields as command-line ones, so that every choice is a flag and none is written twice."""
+    hints, found = get_type_hints(config), []
+    for f in dataclasses.fields(config):
         kind, default, _ = OVERRIDES.get(f.name, (hints[f.name], f.default, None))
+        default = f.default if f.name == "landscape" else default
         found.append((f.name, kind, dataclasses.field(default=defaults.get(f.name, default))))
     return found
 
 
-def to_sweep(flags: Any) -> Sweep:
+def to_config(config: type[Made], flags: Any) -> Made:
     """The configuration that flags spell."""
-    given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Sweep)}
-    for name in ("options", "optimizer_options"):
+    given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(config)}
+    for name in {"options", "optimizer_options"} & given.keys():
         given[name] = key_values(name, given[name])
-    return Sweep(**given)
+    return config(**given)
 
 
 def key_values(name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -103,9 +105,9 @@ def parse_worker(text: str | None) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def sweep_args() -> str:
-    """The "Args:" lines of Sweep, in the command line's words."""
-    text = (Sweep.__doc__ or "").split("Args:")[1].split("Raises:")[0]
+def config_args(config: type[Sweep] | type[Search]) -> str:
+    """The "Args:" lines of a configuration, in the command line's words."""
+    text = (config.__doc__ or "").split("Args:")[1].split("Raises:")[0]
     lines = [line.removeprefix("    ") for line in text.strip("\n").splitlines()]
     for name, (_, _, words) in OVERRIDES.items():
         lines = [f"  {name}: {words}" if line.startswith(f"  {name}:") else line for line in lines]
@@ -113,7 +115,7 @@ def sweep_args() -> str:
 
 
 def sweep_words(config: Sweep) -> dict[str, Any]:
-    """The values of the flags that spell `config`; the inverse of `to_sweep`."""
+    """The values of the flags that spell `config`; the inverse of `to_config`."""
     found = config.to_dict()
     for name in ("options", "optimizer_options"):
         found[name] = tuple(f"{key}={spell(value)}" for key, value in found[name].items())

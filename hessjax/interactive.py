@@ -20,7 +20,7 @@ from hessjax.tables import number
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["figure", "figures"]
+__all__ = ["figure", "figures", "page_layout"]
 
 NO_NAME = "<extra></extra>"
 MANY, MOST = 20_000, 40_000  # points: from here WebGL, and the most that one figure holds
@@ -80,7 +80,7 @@ def _scatter(panel: panels.Scatter) -> dict:
             }
         )
     data += _running(panel, kind)
-    layout = _layout(legend_title="training step")
+    layout = page_layout(legend_title="training step")
     layout["xaxis"] = _axis(panel.axes[0], panel.labels[0], panel.x)
     layout["yaxis"] = _axis(panel.axes[1], panel.labels[1], panel.y)
     return {"data": data, "layout": layout}
@@ -137,7 +137,7 @@ def _density(panel: panels.Density) -> dict:
             "hovertemplate": step + "<br>outlier λ = %{customdata:.4~g} (median)" + NO_NAME,
         }
         data += [common | curve, common | outliers]
-    layout = _layout(legend_title="training step")
+    layout = page_layout(legend_title="training step")
     layout["xaxis"] = _axis(panel.axis, "eigenvalue λ", panel.axis.inverse(panel.edges), max_ticks=13) | {
         "anchor": "y2"
     }
@@ -178,7 +178,7 @@ def _estimated(panel: panels.Estimated) -> dict:
         common | curve | {"y": _array(value), "hovertemplate": text},
         ticks,
     ]
-    layout = _layout()
+    layout = page_layout()
     layout["xaxis"] = _axis(panel.axis, "eigenvalue λ", panel.grid[[0, -1]], max_ticks=13)
     layout["yaxis"] = _axis(Axis("log"), "share per unit of λ", np.array([panel.floor, high.max()]))
     return {"data": data, "layout": layout}
@@ -187,7 +187,7 @@ def _estimated(panel: panels.Estimated) -> dict:
 def _curves(panel: panels.Curves) -> dict:
     axis = panel.step_axis
     x = _array(axis.forward(panel.steps))
-    data, layout = [], _layout()
+    data, layout = [], page_layout()
     domains = [[0.0, 1.0]] if len(panel.curves) == 1 else [[0.42, 1.0], [0.0, 0.36]]
     for k, (curve, domain) in enumerate(zip(panel.curves, domains)):
         which = "" if k == 0 else str(k + 1)
@@ -215,7 +215,7 @@ def _distributions(panel: panels.Distributions) -> dict:
         return _nothing(panel.title)
     columns = min(len(panel.parts), 3)
     lines = -(-len(panel.parts) // columns)
-    data, layout = [], _layout() | {"showlegend": False, "bargap": 0, "shapes": [], "annotations": []}
+    data, layout = [], page_layout() | {"showlegend": False, "bargap": 0, "shapes": [], "annotations": []}
     for k, part in enumerate(panel.parts):
         which = "" if k == 0 else str(k + 1)
         row, column = divmod(k, columns)
@@ -282,7 +282,13 @@ def _axis(axis: Axis, label: str, values: np.ndarray, *, positions: bool = False
     return look | {"tickmode": "array", "tickvals": axis.forward(at).tolist(), "ticktext": labels}
 
 
-def _layout(*, legend_title: str = "") -> dict[str, Any]:
+def page_layout(*, legend_title: str = "") -> dict[str, Any]:
+    """What all figures of a page share.
+
+    Example:
+        >>> page_layout()["hovermode"]
+        'closest'
+    """
     return {
         "autosize": True,
         "height": 520,
@@ -299,7 +305,7 @@ def _nothing(why: str) -> dict:
     """An empty figure that says why."""
     text = {"text": escape(why), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
     hidden = {"visible": False}
-    layout = _layout() | {"xaxis": hidden, "yaxis": hidden, "height": 220, "annotations": [text]}
+    layout = page_layout() | {"xaxis": hidden, "yaxis": hidden, "height": 220, "annotations": [text]}
     return {"data": [], "layout": layout}
 
 

@@ -1,4 +1,4 @@
-"""Static figures of a sweep or a spectrum, on matplotlib axes that are given or made.
+"""Static figures of a sweep, a search or a spectrum, on matplotlib axes that are given or made.
 
 What is drawn comes from panels.py, so a figure here and its interactive twin in a report show the same numbers.
 Nothing is shown and no global is touched: no pyplot, no rcParams, no backend; `ax.figure.savefig(...)` writes a figure.
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hessjax import axes, drawing, panels, views
+from hessjax import axes, drawing, found_panels, panels, views
 from hessjax.drawing import draw
 from hessjax.figures import Axis
+from hessjax.found_views import draw_found
 from hessjax.tables import number
 
 if TYPE_CHECKING:
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
     from hessjax.spectra import Spectrum
 
 __all__ = [
+    "critical_points",
     "density",
     "eigenvalue_density",
     "final_distribution",
     "gradient_norm_against_loss",
+    "gradient_norms",
     "index_against_loss",
     "law",
     "loss_curves",
+    "outcomes",
     "overview",
     "portrait",
     "save",
@@ -190,6 +194,54 @@ def density(found: Spectrum, *, ax: Axes | None = None) -> Axes:
     return draw(panels.estimated(found), ax)
 
 
+def critical_points(
+    ds: xr.Dataset, *, cutoff: float | None = None, law: Any = None, law_name: str = "", ax: Axes | None = None
+) -> Axes:
+    """Index against loss of all points that a search found, the squared gradient norm as colour, known points beside.
+
+    Args:
+        ds: A search, as open_search returns it.
+        cutoff: Another cut-off of the squared gradient norm than the search's, below which a point is called critical.
+        law: Losses and shares [k, 2] of a curve to draw, such as hj.rmt's index law; None for none.
+        law_name: What the curve is.
+        ax: Axes to draw on; None: those of a new figure.
+
+    Example:
+        >>> import xarray as xr
+        >>> row = lambda *v: xr.DataArray([[x] for x in v], dims=("start", "finder"))
+        >>> ds = xr.Dataset({"loss": row(1.0, 2.0), "negative": row(0, 1), "positive": row(2, 1), "zero": row(0, 0),
+        ...                  "status": row(0, 2), "grad_norm_sq": row(1e-20, 1e-3)})
+        >>> critical_points(ds).get_ylabel()
+        'index / number of parameters'
+    """
+    return draw_found(found_panels.found(ds, cutoff=cutoff, law=law, law_name=law_name), ax)
+
+
+def outcomes(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """What became of a search's starts, a bar for each method: critical, gradient-flat, unfinished, diverged.
+
+    Example:
+        >>> import xarray as xr
+        >>> status = xr.DataArray([[0], [3]], dims=("start", "finder"))
+        >>> outcomes(xr.Dataset({"status": status}, {"finder": ["newton"]})).get_xlabel()
+        'share of starts'
+    """
+    return draw_found(found_panels.outcomes(ds), ax)
+
+
+def gradient_norms(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """How small the gradients of a search's points are, a curve for each method, with the cut-off and the rounding.
+
+    Example:
+        >>> import xarray as xr
+        >>> row = lambda *v: xr.DataArray([[x] for x in v], dims=("start", "finder"))
+        >>> ds = xr.Dataset({"grad_norm_sq": row(1e-20, 1e-3), "status": row(0, 2)}, {"finder": ["newton"]})
+        >>> gradient_norms(ds).get_xscale()
+        'log'
+    """
+    return draw_found(found_panels.norms(ds), ax)
+
+
 def law(law: FreeLaw, eigenvalues: Any = (), *, ax: Axes | None = None) -> Axes:
     """A random-matrix law, over the histogram of measured eigenvalues where there are any.
 
@@ -282,7 +334,8 @@ def save(folder: str | Path, *, found: dict[str, Any]) -> list[Path]:
 
 
 def _figures(found: dict) -> dict[str, Any]:
-    return {name: draw(panel).figure for name, panel in found.items()}
+    ours = found_panels.Found | found_panels.Outcomes | found_panels.Norms
+    return {name: (draw_found if isinstance(panel, ours) else draw)(panel).figure for name, panel in found.items()}
 
 
 def _write(figures: dict[str, Any], folder: str | Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""One offline HTML page about a sweep: what was run, interactive figures, a table; and the figures as PNG beside it.
+"""One offline HTML page about a sweep, a search or a spectrum: what was run, interactive figures, a table; and PNGs.
 
 A file to send to a colleague or keep for years: plotly.js is inside, and the page's own policy forbids every request.
 It computes nothing: figures come from interactive.py and plot.py, numbers from tables.py. Not a dashboard.
@@ -20,6 +20,9 @@ from urllib.parse import quote
 import numpy as np
 
 from hessjax import interactive, panels, plot
+from hessjax.found_pages import CAPTIONS, figure_of, table_of
+from hessjax.found_panels import Found, Norms, Outcomes, search_panels
+from hessjax.store import Store, StoreError
 from hessjax.tables import SHORT, by_row, done, note, num_params, number, per_time, spectrum_facts, unit, usable
 
 if TYPE_CHECKING:
@@ -48,10 +51,11 @@ _CAPTIONS = {
 def report(
     store_or_result: str | Path | xr.Dataset | Spectrum, path: str | Path, *, facts: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write one self-contained HTML page about a sweep or a spectrum, and its figures as PNG in a folder beside it.
+    """Write one self-contained HTML page about a sweep, a search or a spectrum, and its figures as PNG beside it.
 
     Args:
-        store_or_result: A sweep's store, the Dataset that open_sweep returns, or what hj.spectrum returns.
+        store_or_result: A sweep's or a search's store, the Dataset that open_sweep or open_search returns, or what
+            hj.spectrum returns.
         path: An .html file, or a folder for `report.html`. Missing folders are made, an older report is replaced. The
             pictures are in `<stem>_figures`.
         facts: What a spectrum is of, as rows of a table: {"landscape": ..., "loss": ...}. A sweep knows its own.
@@ -77,8 +81,10 @@ def report(
     if isinstance(store_or_result, tuple) and hasattr(store_or_result, "outliers"):
         found: dict[str, Any] = {"density": panels.estimated(store_or_result)}
         parts, save = _spectrum_parts(store_or_result, found, facts or {}), plot.save
+    elif "finder" in (ds := _dataset(store_or_result).compute()).dims:
+        found = search_panels(ds)
+        parts, save = _search_parts(ds), plot.save
     else:
-        ds = _dataset(store_or_result).compute()
         found = panels.panels(ds)
         parts, save = _sweep_parts(ds, found), partial(plot.save_all, ds)
     try:
@@ -104,14 +110,23 @@ def _plotly_js() -> str:
 def _dataset(store_or_result: Any) -> xr.Dataset:
     if isinstance(store_or_result, str | os.PathLike):
         from hessjax.ensemble import open_sweep
+        from hessjax.searches import open_search
 
-        return open_sweep(store_or_result if isinstance(store_or_result, str) else Path(store_or_result))
+        path = store_or_result if isinstance(store_or_result, str) else Path(store_or_result)
+        return (open_search if _is_search(path) else open_sweep)(path)
     if not hasattr(store_or_result, "data_vars"):
         got = type(store_or_result).__name__
         raise TypeError(
             f"report wants a sweep's path or the Dataset of open_sweep, got {got}; or hj.spectrum's result."
         )
     return store_or_result
+
+
+def _is_search(path: str | Path) -> bool:
+    try:
+        return Store.open(path).attributes.get("kind") == "search"
+    except StoreError:  # what is wrong with it is said by who opens it
+        return False
 
 
 def _destination(path: str | Path) -> Path:
@@ -136,7 +151,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _page(parts: dict[str, str], found: dict, folder: str, script: str) -> str:
-    figures = {name: interactive.figure(panel) for name, panel in found.items()}
+    figures = {name: _interactive(panel) for name, panel in found.items()}
     parts = parts | {
         "FIGURES": "\n".join(_figure(name, panel, folder) for name, panel in found.items()),
         "FOLDER": quote(folder),
@@ -146,6 +161,11 @@ def _page(parts: dict[str, str], found: dict, folder: str, script: str) -> str:
     # One pass, so that nothing inside a part is taken for a placeholder.
     template = resources.files("hessjax").joinpath("page.html").read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda match: parts[match[1]], template)
+
+
+def _interactive(panel: Any) -> dict:
+    is_found = isinstance(panel, Found | Outcomes | Norms)
+    return figure_of(panel, interactive.page_layout()) if is_found else interactive.figure(panel)
 
 
 def _sweep_parts(ds: xr.Dataset, found: dict) -> dict[str, str]:
@@ -176,6 +196,32 @@ def _spectrum_parts(found: Spectrum, drawn: dict, facts: Mapping[str, Any]) -> d
         "EXPLAINED": "The eigenvalues found one by one, with ‖Av − λv‖; the rest are in the figure.",
         "NUMBERS": f"<table><thead>{head}</thead><tbody>{body}</tbody></table>",
         "FOOT": escape(panel.note),
+    }
+
+
+def _search_parts(ds: xr.Dataset) -> dict[str, str]:
+    attrs, landscape = ds.attrs, ds.attrs.get("landscape", {})
+    facts = {
+        "starts done": f"{attrs.get('num_done', ds.sizes['start']):,} of {ds.sizes['start']:,}",
+        "parameters": f"{landscape['num_params']:,}" if landscape.get("num_params") else None,
+        "known points": f"{len(attrs['truth']):,} pairs of loss and index" if attrs.get("truth") else None,
+        "device": attrs.get("device"),
+        "precision": attrs.get("precision"),
+        "wall time": f"{number(attrs['wall_s'])} s" if attrs.get("wall_s") else None,
+        "fingerprint": attrs.get("fingerprint"),
+    }
+    notes = "".join(f"<li>{escape(str(text))}</li>" for text in landscape.get("notes", ()))
+    left = f"<div><h3>Configuration</h3>{_table(attrs.get('config', {}))}</div>"
+    right = f"<div><h3>Run</h3>{_table({k: v for k, v in facts.items() if v is not None})}"
+    right += f"<h3>Versions</h3>{_table(attrs.get('versions', {}))}</div>"
+    return {
+        "TITLE": escape(str(attrs.get("title") or "Critical points")),
+        "LEAD": escape(f"{ds.sizes['start']:,} starts, {ds.sizes['finder']} methods"),
+        "RUN": (f'<ul class="notes">{notes}</ul>' if notes else "") + f'<div class="grid">{left}{right}</div>',
+        "EXPLAINED": "Points by what they are; medians of steps and of products with Hessians; how many have the loss "
+        "and the index of a known point.",
+        "NUMBERS": table_of(ds),
+        "FOOT": escape(" · ".join(f"{k} {v}" for k, v in _foot(ds).items())),
     }
 
 
@@ -250,7 +296,7 @@ def _table(items: Mapping[str, Any]) -> str:
 
 
 def _figure(name: str, panel, folder: str) -> str:
-    caption = next(text for start, text in _CAPTIONS.items() if name.startswith(start))
+    caption = next(text for start, text in (_CAPTIONS | CAPTIONS).items() if name.startswith(start))
     if isinstance(panel, panels.Scatter) and panel.x.size > interactive.MOST:
         caption += f" A random {interactive.MOST:,} of the {panel.x.size:,} points are drawn here; the lines use all."
     picture = f"{quote(folder)}/{quote(name)}.png"

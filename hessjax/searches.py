@@ -106,7 +106,8 @@ def search(
     log = partial(runs.log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
     log("start", t=began, units=len(todo))
     total = sum(b - a for a, b in map(store.span, todo))
-    with Progress(total, config.landscape_name, before=runs.num_done(store), enabled=progress) as bar:
+    before = runs.num_done(store)
+    with Progress(total, config.landscape_name, before=before, enabled=progress, what="starts") as bar:
         for u in todo:
             since = time.perf_counter()
             first, stop = store.span(u)
@@ -217,9 +218,9 @@ def _columns(land: Landscape, points: CriticalPoints, tol: float) -> dict[str, n
 def open_search(path: str | Path) -> xarray.Dataset:
     """The rows of a search's store, finished or not, as an xarray.Dataset.
 
-    Dimensions start, finder, eigenvalue, parameter; coordinates start, finder (methods by name) and done (start): rows not done
-    yet hold NaN, counts and status -1. Attributes: config, landscape, truth ([loss, index, nullity] of known points),
-    versions, device, wall_s, num_done.
+    Dimensions start, finder, eigenvalue, parameter; coordinates start, finder (methods by name) and done (start): rows
+    not done yet hold NaN, counts and status -1. Attributes: config, landscape, truth ([loss, index, nullity] of known
+    points), versions, device, wall_s, num_done.
 
     Args:
       path: folder of the store.

@@ -455,7 +455,7 @@ def test_a_word_after_equals_is_read_as_a_person_means_it(text, value):
 )  # fmt: skip
 def test_every_option_value_survives_the_flags(value):
     config = Sweep(landscape="quadratic", options={"x": value}, optimizer_options={"y": value})
-    back = flags.to_sweep(commands.sweep_command(**flags.sweep_words(config))())
+    back = flags.to_config(Sweep, commands.sweep_command(**flags.sweep_words(config))())
     assert back == config
     assert back.to_dict() == config.to_dict()
 

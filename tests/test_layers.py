@@ -58,12 +58,12 @@ LAYERS = [
     ["ensemble", "searches"],
     ["figures"],
     ["axes", "tables"],
-    ["panels", "views"],
-    ["drawing", "interactive"],
-    ["plot"],
+    ["found_panels", "panels", "views"],
+    ["drawing", "found_views", "interactive"],
+    ["found_pages", "plot"],
     ["reporting"],
     ["flags", "process"],
-    ["catalogue"],
+    ["catalogue", "critical_command"],
     ["commands"],
     ["cli"],
 ]
@@ -76,9 +76,9 @@ KEPT_IN = {
     "flax": {"adapters", "landscapes.architectures"},
     "sklearn": {"landscapes.data"},
     "tensorstore": {"store"},
-    "tyro": {"catalogue", "cli", "commands", "flags"},
-    "xarray": {"axes", "drawing", "ensemble", "figures", "interactive", "panels", "plot", "reporting", "runs", "tables"}
-    | {"searches"},
+    "tyro": {"catalogue", "cli", "commands", "critical_command", "flags"},
+    "xarray": {"axes", "drawing", "ensemble", "figures", "found_pages", "found_panels", "found_views", "interactive"}
+    | {"panels", "plot", "reporting", "runs", "searches", "tables"},
     "zarr": {"runs"},
     "rich": {"progress"},
 }

@@ -6,6 +6,7 @@ loose cut-off most pictures of this kind have shown points that were not critica
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,12 +66,20 @@ class Norms(NamedTuple):
     floor: float
 
 
-def found(ds: xr.Dataset, *, cutoff: float | None = None, law: Any = None, law_name: str = "") -> Found:
+def found(
+    ds: xr.Dataset,
+    *,
+    cutoff: float | None = None,
+    statuses: Sequence[str] = STATUSES[:3],
+    law: Any = None,
+    law_name: str = "",
+) -> Found:
     """Index against loss, points by status.
 
     Args:
       ds: what open_search returns, with counts.
       cutoff: another cut-off than the search's: points below it are called critical.
+      statuses: of the points that are shown.
       law: [k, 2] losses and shares of a curve to draw, or None.
       law_name: what it is.
 
@@ -92,7 +101,7 @@ def found(ds: xr.Dataset, *, cutoff: float | None = None, law: Any = None, law_n
     groups = []
     for k in (2, 1, 0):  # critical ones on top
         some = (status == k) & np.isfinite(flat["loss"]) & (counts[0] >= 0)
-        if some.any():
+        if STATUSES[k] in statuses and some.any():
             norm = np.log10(np.maximum(flat["grad_norm_sq"][some], 1e-40))
             columns = {"start": np.repeat(np.arange(ds.sizes["start"]), ds.sizes["finder"])[some]}
             columns |= {"loss": flat["loss"][some], "index": counts[0][some], "nullity": counts[1][some]}

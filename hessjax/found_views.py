@@ -38,7 +38,7 @@ def _found(panel: Found, ax: Axes) -> Axes:
     if not panel.groups and not len(panel.truth):
         return axes.empty(ax)
     if len(panel.truth):
-        ax.plot(*panel.truth.T, "s", mfc="none", mec=axes.GREY, mew=0.7, ms=7, label="known", zorder=1)
+        ax.plot(*panel.truth.T, "s", mfc="none", mec=axes.GREY, mew=0.6, ms=6, label="known", zorder=1)
     if len(panel.law):
         ax.plot(*panel.law.T, color=axes.INK, linewidth=1.2, label=panel.law_name or "law", zorder=1)
     points = None
@@ -82,5 +82,5 @@ def _norms(panel: Norms, ax: Axes) -> Axes:
             ax.axvline(place, color=axes.GREY, linestyle=style, linewidth=1)
     ax.set_xscale("log")
     ax.set_ylim(0, 1.02)
-    ax.legend(frameon=False, fontsize=8, loc="center")
+    ax.legend(frameon=False, fontsize=8, loc="best")
     return ax

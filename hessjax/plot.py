@@ -7,6 +7,7 @@ Colours are viridis over time, readable in print and to the colour-blind; a miss
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,13 +196,20 @@ def density(found: Spectrum, *, ax: Axes | None = None) -> Axes:
 
 
 def critical_points(
-    ds: xr.Dataset, *, cutoff: float | None = None, law: Any = None, law_name: str = "", ax: Axes | None = None
+    ds: xr.Dataset,
+    *,
+    cutoff: float | None = None,
+    statuses: Sequence[str] = ("critical", "gradient-flat", "unfinished"),
+    law: Any = None,
+    law_name: str = "",
+    ax: Axes | None = None,
 ) -> Axes:
     """Index against loss of all points that a search found, the squared gradient norm as colour, known points beside.
 
     Args:
         ds: A search, as open_search returns it.
         cutoff: Another cut-off of the squared gradient norm than the search's, below which a point is called critical.
+        statuses: Of the points that are shown.
         law: Losses and shares [k, 2] of a curve to draw, such as hj.rmt's index law; None for none.
         law_name: What the curve is.
         ax: Axes to draw on; None: those of a new figure.
@@ -214,7 +222,7 @@ def critical_points(
         >>> critical_points(ds).get_ylabel()
         'index / number of parameters'
     """
-    return draw_found(found_panels.found(ds, cutoff=cutoff, law=law, law_name=law_name), ax)
+    return draw_found(found_panels.found(ds, cutoff=cutoff, statuses=statuses, law=law, law_name=law_name), ax)
 
 
 def outcomes(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:

@@ -531,3 +531,15 @@ def test_bad_options_are_answered_in_one_line(make, options, words, untyped):
     with pytest.raises(ValueError, match=words) as caught:
         make(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_condensed_rows_make_the_same_mean_loss(float64):
+    options = {"inputs": 5, "hidden": 2, "sampled": True, "rows": 300, "dtype": "float64"}
+    whole, short = autoencoder(**options), autoencoder(condensed=True, **options)
+    assert (len(whole.batch[0]), len(short.batch[0])) == (300, 5)
+    for seed in range(3):
+        params = whole.init(jax.random.key(seed))
+        values = [jnp.mean(land.loss(params, land.batch)) for land in (whole, short)]
+        assert values[0] == pytest.approx(float(values[1]), rel=1e-12)
+    classes = [[(c["index"], round(c["loss"], 9)) for c in land.facts["critical_points"]] for land in (whole, short)]
+    assert classes[0] == classes[1]

@@ -77,6 +77,7 @@ def autoencoder(
     eigenvalues: Sequence[float | int] = (),
     sampled: bool = False,
     rows: int | None = None,
+    condensed: bool = False,
     data_seed: int = 0,
     init_scale: float = 1.0,
     dtype: str = "float32",
@@ -96,6 +97,8 @@ def autoencoder(
         distribution with that diagonal covariance, each input then centred over the rows.
       rows: number of them; None for k, one along each axis, or 10,000 where they are sampled. The published problem
         is inputs=16, hidden=4, sampled=True.
+      condensed: the rows replaced by at most k rows of the same second moments, which are all that the mean loss sees:
+        the same function of the weights, at a cost that does not grow with the rows.
       data_seed: seed of the rows.
       init_scale: as for `deep_linear`.
       dtype: of params and data.
@@ -123,9 +126,13 @@ def autoencoder(
     count = rows if rows is not None else 10_000 if sampled else inputs
     check_whole("rows", count, least)
     x = _inputs(values, count, sampled, rows is None, data_seed)
+    if condensed:
+        least = np.linalg.qr(x, mode="r")
+        x = least * (len(least) / count) ** 0.5
     problem = Regression(x, x, (hidden,) * (depth - 1), scale=2 / inputs)  # 1/k is 2/k halves
     made = _network("autoencoder", problem, "squared", init_scale, dtype)
     how = f"sampled (seed {data_seed}) and centred" if sampled else "exact second moments"
+    how += f", condensed to {len(x)}" if condensed else ""
     made.facts["notes"].insert(0, f"{count} rows, {how}, eigenvalues {values.min():g} to {values.max():g}")
     return made
 

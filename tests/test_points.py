@@ -311,3 +311,14 @@ def test_a_form_that_is_nowhere_negative_and_no_sum_of_squares_is_not_proved():
 def test_bad_options_are_answered_in_one_line(options, words, untyped):
     with pytest.raises(ValueError, match=words):
         hj.classify_point(lambda x: x @ x, jnp.zeros(2), **options)
+
+
+def test_all_units_dead_is_said_and_is_no_minimum_that_is_claimed(float64):
+    """The gradient is zero, and the Hessian but for one eigenvalue, 2 of the mean of (c - y)^2; nothing else is known."""
+    x, y = jnp.array([-1.0, 1.0, 3.0, 4.0, 5.0]), jnp.array([3.0, -3.0, 0.0, 1.0, 2.0])
+    loss = lambda p, rows: (p[0] * jax.nn.relu(p[1] * rows[0] + p[2]) + p[3] - rows[1]) ** 2
+    verdict = hj.classify_point(loss, jnp.array([1.0, -1.0, -9.0, 0.6]), (x, y))
+    assert (verdict.kind, verdict.index, verdict.nullity) == ("undecided", 0, 3)
+    assert any("1 dead units" in note for note in verdict.notes)
+    op = hj.Hessian(loss, jnp.array([1.0, -1.0, -9.0, 0.6]), (x, y))
+    np.testing.assert_allclose(hj.eigvalsh(op), [0, 0, 0, 2], atol=1e-12)

@@ -61,8 +61,10 @@ def _print(ds: Any) -> None:
     for row in summary(ds):
         total = sum(row[word] for word in ("critical", "gradient-flat", "unfinished", "diverged"))
         said = ", ".join(f"{row[word]} {word}" for word in ("critical", "gradient-flat", "unfinished", "diverged"))
-        known = f"; {row['known']} of the critical ones are known points" if "known" in row else ""
-        print(f"{row['method']:14s} {total} starts: {said}{known}")
+        more = f"; of the critical {row['index 0']} have index 0" if "index 0" in row else ""
+        more += f" ({row['above the bound']} of them above the lower bound)" if "above the bound" in row else ""
+        more += f", {row['known']} are known points" if "known" in row else ""
+        print(f"{row['method']:14s} {total} starts: {said}{more}")
 
 
 def _command() -> Any:

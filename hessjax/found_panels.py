@@ -193,7 +193,8 @@ def search_panels(ds: xr.Dataset) -> dict[str, Found | Outcomes | Norms]:
 
 
 def summary(ds: xr.Dataset) -> list[dict[str, Any]]:
-    """A row for each method: counts of each status, and medians of steps and products.
+    """A row for each method: counts of each status, medians of steps and products, and of critical points those without
+    a negative eigenvalue, those of them above the known lower bound, and those that are known.
 
     Example:
       >>> import xarray as xr
@@ -210,6 +211,14 @@ def summary(ds: xr.Dataset) -> list[dict[str, Any]]:
         counts = {word: int((status == s).sum()) for s, word in enumerate(STATUSES)}
         medians = {"steps": "num_steps", "products": "num_matvecs"}
         made = {word: float(np.median(ds[v].values[done, k])) if done.any() else 0.0 for word, v in medians.items()}
+        if "negative" in ds:
+            lowest = (status == 0) & (ds["negative"].values[:, k] == 0)
+            made["index 0"] = int(lowest.sum())
+            bound = ds.attrs.get("lower_bound")
+            if bound is not None:  # candidates for bad minima
+                loss = ds["loss"].values[:, k]
+                above = loss > bound + SAME_LOSS * max(float(np.nanmax(np.abs(ds["loss"].values), initial=0.0)), 1e-300)
+                made["above the bound"] = int((lowest & above).sum())
         if "negative" in ds and ds.attrs.get("truth"):
             made["known"] = matched(ds.isel(finder=[k]))[0]
         rows.append({"method": str(name), **counts, **made})

@@ -71,6 +71,10 @@ def test_outcomes_norms_and_summary(ds):
     first, second = found_panels.summary(ds)
     assert (first["critical"], first["diverged"], first["steps"], first["known"]) == (2, 1, 6.0, 2)
     assert (second["unfinished"], second["products"], second["known"]) == (2, 2540.0, 1)
+    assert (first["index 0"], "above the bound" in first) == (1, False)
+    of_bound = found_panels.summary(ds.assign_attrs(lower_bound=0.5))
+    assert [row["above the bound"] for row in of_bound] == [1, 1]
+    assert [row["above the bound"] for row in found_panels.summary(ds.assign_attrs(lower_bound=1.0))] == [0, 0]
 
 
 @pytest.mark.parametrize("draw", [plot.critical_points, plot.outcomes, plot.gradient_norms])
@@ -119,7 +123,10 @@ def in_folder(tmp_path, monkeypatch, float64):
 def test_the_command_searches_and_reports(in_folder, capsys):
     assert cli.main([*SEARCH, "--methods", "trust-region", "newton-mr", "--report"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"trust-region +4 starts: \d critical, 0 gradient-flat, \d unfinished, 0 diverged; \d of", said)
+    assert re.search(
+        r"trust-region +4 starts: \d critical, 0 gradient-flat, \d unfinished, 0 diverged; of the critical \d have",
+        said,
+    )
     assert "report  " in said
     assert (in_folder / "critical-report.html").exists()
     assert hj.open_search("critical.zarr")["status"].shape == (4, 2)

@@ -314,7 +314,7 @@ def test_bad_options_are_answered_in_one_line(options, words, untyped):
 
 
 def test_all_units_dead_is_said_and_is_no_minimum_that_is_claimed(float64):
-    """The gradient is zero, and the Hessian but for one eigenvalue, 2 of the mean of (c - y)^2; nothing else is known."""
+    """The gradient is zero, and the Hessian but for one eigenvalue, the 2 of (c - y)^2; nothing else is known."""
     x, y = jnp.array([-1.0, 1.0, 3.0, 4.0, 5.0]), jnp.array([3.0, -3.0, 0.0, 1.0, 2.0])
     loss = lambda p, rows: (p[0] * jax.nn.relu(p[1] * rows[0] + p[2]) + p[3] - rows[1]) ** 2
     verdict = hj.classify_point(loss, jnp.array([1.0, -1.0, -9.0, 0.6]), (x, y))

@@ -105,8 +105,10 @@ def _followed(
     """The last of growing steps before one that does not lead lower than the one before it."""
     at, unravel = ravel_pytree(point)
     way = ravel_pytree(direction)[0]
+    lengths, across = lengths.astype(at.dtype), jax.tree.map(lambda x: x.astype(at.dtype), across)
     value = lambda t: mean_loss(loss, unravel(at + t), batch)
-    begun, nowhere = value(jnp.zeros_like(at)), jnp.zeros_like(at)
+    nowhere = jnp.zeros_like(at)
+    begun = value(nowhere)
 
     def further(state, length):
         step, lowest, going = state

@@ -50,6 +50,7 @@ def distinct(
       rtol: relative to the largest loss, prediction, entry or |eigenvalue| of all points.
 
     Raises:
+      TypeError: points are not of that kind.
       ValueError: eigenvalues without symmetries="orthogonal", or the other way round; a length that is not the points'.
 
     Example:
@@ -60,6 +61,8 @@ def distinct(
       ([0, 0, 1, 0], [0, 1, 2, 0])
     """
     check_tolerance("rtol", rtol)
+    if not hasattr(points, "status"):
+        raise TypeError(f"points are {type(points).__name__}, wanted what hj.find_critical_points returns.")
     if (symmetries == "orthogonal") != (eigenvalues is not None) or (symmetries and _unknown(symmetries)):
         raise ValueError(
             'symmetries must be None, a function of params, or "orthogonal" with eigenvalues=, which are for nothing '

@@ -193,14 +193,13 @@ def _starts(config: Search, land: Landscape, first: int, count: int) -> PyTree:
 def _unit(config: Search, land: Landscape, first: int, stop: int) -> dict[str, np.ndarray]:
     """Rows first..stop-1: every method's points."""
     begun = _starts(config, land, first, stop - first)
-    value = jax.jit(partial(jax.lax.map, lambda p: mean_loss(land.loss, p, land.batch)))
     columns = []
     for method in config.methods:
         limits = {"max_steps": config.max_steps, "grad_norm_sq_tol": config.grad_norm_sq_tol}
         points = find_critical_points(land.loss, begun, land.batch, method=method, **limits)
         columns.append(_columns(land, points, config.tol))
     rows = {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
-    return {"start_loss": np.asarray(value(begun)), **rows}
+    return {"start_loss": np.asarray(_losses(land, begun)), **rows}
 
 
 def _columns(land: Landscape, points: CriticalPoints, tol: float) -> dict[str, np.ndarray]:
@@ -209,10 +208,19 @@ def _columns(land: Landscape, points: CriticalPoints, tol: float) -> dict[str, n
     flat = jax.vmap(lambda p: trees.ravel(p)[0])(points.params)
     found["params"] = np.asarray(flat)
     if flat.shape[1] <= EXACT:
-        program = jax.jit(partial(jax.lax.map, partial(measure, land, tol=tol)))
-        measured: Mapping[str, Any] = program(jax.tree.map(jnp.asarray, points.params))
+        measured: Mapping[str, Any] = _measured(land, tol, jax.tree.map(jnp.asarray, points.params))
         found |= {name: np.asarray(measured[name]) for name in (*COUNTED, "eigenvalues")}
     return found
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses(land: Landscape, params: PyTree) -> jax.Array:
+    return jax.lax.map(lambda p: mean_loss(land.loss, p, land.batch), params)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _measured(land: Landscape, tol: float, params: PyTree) -> dict[str, jax.Array]:
+    return jax.lax.map(partial(measure, land, tol=tol), params)
 
 
 def open_search(path: str | Path) -> xarray.Dataset:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from hessjax import trees
 from hessjax.arguments import check_count, check_tolerance
@@ -47,7 +48,7 @@ def at_random(land: Landscape, key: PRNGKey, num_starts: int, *, first: int = 0)
       >>> at_random(land, jax.random.key(0), 3)["W1"].shape
       (3, 2, 4)
     """
-    return _each(lambda k: land.init(k), key, num_starts, first)
+    return _inits(land, key, _numbers(num_starts, first))
 
 
 def along_training(
@@ -90,23 +91,9 @@ def along_training(
     """
     check_count("num_steps", num_steps)
     check_tolerance("noise", noise)
-    trainer = Trainer(land.loss, make_optimizer(optimizer, learning_rate, num_steps=num_steps), land.batch)
-
-    def one(key: Array) -> PyTree:
-        init, level, moved, rest = jax.random.split(key, 4)
-        state = trainer.start(land.init(init))
-        losses = trainer.losses(state, rest, num_steps)
-        losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)  # what diverged is not walked to
-        top = jnp.max(jnp.where(jnp.isfinite(losses), losses, -jnp.inf))
-        aim = jax.random.uniform(level, dtype=losses.dtype) * (top - jnp.min(losses)) + jnp.min(losses)
-        step = jnp.argmin(jnp.abs(losses - aim))
-        return trainer.advance(state, rest, 0, step).params, moved
-
-    def noisy(key: Array, number: Array) -> PyTree:
-        params, moved = one(key)
-        return _moved(params, moved, noise * (number % 2))
-
-    return _each(noisy, key, num_starts, first, numbered=True)
+    make_optimizer(optimizer, learning_rate, num_steps=num_steps)  # a mistake is answered here, not while tracing
+    training = {"num_steps": num_steps, "optimizer": optimizer, "learning_rate": float(learning_rate)}
+    return _along(land, key, _numbers(num_starts, first), noise, **training)
 
 
 def around(points: Sequence[PyTree], key: PRNGKey, num_starts: int, *, noise: float, first: int = 0) -> PyTree:
@@ -132,9 +119,8 @@ def around(points: Sequence[PyTree], key: PRNGKey, num_starts: int, *, noise: fl
     if len({jax.tree.structure(p) for p in points}) > 1:
         raise ValueError("points are of different structures, wanted params of one landscape.")
     stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(leaf) for leaf in x]), *points)
-    count = len(points)
-    one = lambda k, number: _moved(jax.tree.map(lambda x: x[number % count], stacked), k, noise)
-    return _each(one, key, num_starts, first, numbered=True)
+    numbers = _numbers(num_starts, first)
+    return _noisy(jax.tree.map(lambda x: x[numbers % len(points)], stacked), key, numbers, noise)
 
 
 def from_sweep(path: str | Path, key: PRNGKey, num_starts: int, *, noise: float = 0.0, first: int = 0) -> PyTree:
@@ -168,31 +154,45 @@ def from_sweep(path: str | Path, key: PRNGKey, num_starts: int, *, noise: float 
     if not len(inits):
         raise StoreError(f"the sweep at {str(store.path)!r} has no finished row to start from.")
     found = losses[inits, times]
-    levels = np.asarray(_each(lambda k: jax.random.uniform(k), key, num_starts, first))
+    numbers = _numbers(num_starts, first)
+    levels = np.asarray(_over(jax.random.uniform, key, numbers))
     aims = found.min() + levels * (found.max() - found.min())
     row = np.abs(found[:, None] - aims).argmin(0)
     params = _trained(_lanes(store, config), inits[row], steps[times[row]])
-    one = lambda k, number: _moved(jax.tree.map(lambda x: x[number - first], params), k, noise * (number % 2))
-    return _each(one, key, num_starts, first, numbered=True)
+    return _noisy(params, key, numbers, noise * (numbers % 2))
 
 
 def _trained(lanes: Lanes, inits: np.ndarray, steps: np.ndarray) -> PyTree:
     """Params of many inits, each after its own number of steps, a lane's width at a time."""
-    program, parts = jax.jit(jax.vmap(lanes.params)), []
+    parts = []
     for first in range(0, len(inits), lanes.width):
         some = slice(first, first + lanes.width)
         given = (np.resize(x[some], lanes.width).astype(np.int32) for x in (inits, steps))
-        parts.append(jax.tree.map(lambda x, some=some: np.asarray(x)[: len(inits[some])], program(*given)))
+        parts.append(jax.tree.map(lambda x, some=some: np.asarray(x)[: len(inits[some])], _after(lanes, *given)))
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+@partial(jax.jit, static_argnums=0)
+def _after(lanes: Lanes, inits: Array, steps: Array) -> PyTree:
+    return jax.vmap(lanes.params)(inits, steps)
+
+
+MADE: dict[tuple[str, str], Lanes] = {}  # of the last sweep that was started from: a study asks for each of its units
 
 
 def _lanes(store: Store, config: Sweep) -> Lanes:
     """The programs of the sweep, if the landscape of that name is the one it was of."""
-    lanes = Lanes(config, resolve(config))
-    other = landscape_differences(store.attributes["landscape"], lanes.identity())
-    if other:
-        raise StoreError(f"the sweep at {str(store.path)!r} was of another landscape of this name: {'; '.join(other)}.")
-    return lanes
+    same = str(store.path.resolve()), str(store.attributes.get("created"))
+    if same not in MADE:
+        lanes = Lanes(config, resolve(config))
+        other = landscape_differences(store.attributes["landscape"], lanes.identity())
+        if other:
+            raise StoreError(
+                f"the sweep at {str(store.path)!r} was of another landscape of this name: {'; '.join(other)}."
+            )
+        MADE.clear()
+        MADE[same] = lanes
+    return MADE[same]
 
 
 def sweep_at(path: str | Path) -> tuple[Store, Sweep]:
@@ -212,17 +212,55 @@ def sweep_at(path: str | Path) -> tuple[Store, Sweep]:
     return store, config
 
 
-def _each(function: Callable, key: PRNGKey, num_starts: int, first: int, *, numbered: bool = False) -> PyTree:
+def _numbers(num_starts: int, first: int) -> Array:
     check_count("num_starts", num_starts)
     check_count("first", first, 0)
-
-    def one(number: Array) -> PyTree:
-        own = jax.random.fold_in(key, number)
-        return function(own, number) if numbered else function(own)
-
-    numbers = jnp.arange(first, first + num_starts)
-    return jax.jit(partial(jax.lax.map, one, batch_size=min(TOGETHER, num_starts)))(numbers)
+    return jnp.arange(first, first + num_starts)
 
 
-def _moved(params: PyTree, key: PRNGKey, noise: Float[Array, ""] | float) -> PyTree:
+def _over(function: Callable, key: PRNGKey, numbers: Array, *more: Any) -> PyTree:
+    """`function(own key, ...)` of every number, some at a time."""
+    one = lambda xs: function(jax.random.fold_in(key, xs[0]), *xs[1:])
+    return jax.lax.map(one, (numbers, *more), batch_size=min(TOGETHER, len(numbers)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _inits(land: Landscape, key: PRNGKey, numbers: Array) -> PyTree:
+    return _over(land.init, key, numbers)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("num_steps", "optimizer", "learning_rate"))
+def _along(
+    land: Landscape,
+    key: PRNGKey,
+    numbers: Array,
+    noise: Any,
+    *,
+    num_steps: int,
+    optimizer: str,
+    learning_rate: float,
+) -> PyTree:
+    trainer = Trainer(land.loss, make_optimizer(optimizer, learning_rate, num_steps=num_steps), land.batch)
+
+    def one(key: Array, amount: Array) -> PyTree:
+        init, level, moved, rest = jax.random.split(key, 4)
+        state = trainer.start(land.init(init))
+        losses = trainer.losses(state, rest, num_steps)
+        finite = jnp.isfinite(losses)
+        losses = jnp.where(finite, losses, jnp.inf)  # what diverged is not walked to
+        top = jnp.max(jnp.where(finite, losses, -jnp.inf))
+        aim = jax.random.uniform(level, dtype=losses.dtype) * (top - jnp.min(losses)) + jnp.min(losses)
+        step = jnp.argmin(jnp.abs(losses - aim))
+        return _moved(trainer.advance(state, rest, 0, step).params, moved, amount)
+
+    return _over(one, key, numbers, noise * (numbers % 2))
+
+
+@jax.jit
+def _noisy(params: PyTree, key: PRNGKey, numbers: Array, noise: Any) -> PyTree:
+    amounts = jnp.broadcast_to(jnp.asarray(noise), numbers.shape)
+    return _over(lambda k, p, amount: _moved(p, k, amount), key, numbers, params, amounts)
+
+
+def _moved(params: PyTree, key: PRNGKey, noise: Any) -> PyTree:
     return trees.axpy(noise, trees.normal_like(key, params), params)

@@ -205,6 +205,16 @@ def test_params_of_several_leaves_and_rows_of_data(float64):
     assert found.status.dtype == np.int8
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_params_of_two_dtypes_and_of_no_axes(method, float64):
+    loss = lambda p: jnp.sum((p["a"] ** 2 - 1) ** 2) + (p["b"] - 2) ** 2
+    starts = {"a": jnp.full((2, 2), 1.1, jnp.float32), "b": jnp.ones(2)}
+    found = hj.find_critical_points(loss, starts, method=method, grad_norm_sq_tol=1e-8)
+    assert named(found) == ["critical"] * 2
+    assert (found.params["a"].dtype, found.params["b"].dtype) == (np.float32, np.float64)
+    np.testing.assert_allclose(found.params["b"], 2, atol=1e-3)
+
+
 def test_a_start_leads_to_the_same_point_whatever_runs_beside_it(float64):
     starts = jnp.asarray(RNG.uniform(-1.5, 1.5, (21, 2)))
     together = hj.find_critical_points(WELLS, starts)

@@ -63,3 +63,9 @@ def test_from_a_point_that_is_not_critical_it_stays(float64):
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="tol must be a number from 0 up"):
         hj.escape(lambda x: x[0] ** 2, jnp.zeros(2), tol=-1.0)
+
+
+def test_float32_params_stay_float32_where_x64_is_on(float64):
+    found = hj.escape(lambda w: (1 - w[0] * w[1]) ** 2, jnp.zeros(2, jnp.float32))
+    assert found.escaped
+    assert found.params.dtype == jnp.float32

@@ -85,3 +85,8 @@ def test_a_linear_nets_points_are_its_classes(float64):
 def test_bad_input_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         hj.distinct(found(np.zeros((2, 1)), [1.0, 2.0]), **given)
+
+
+def test_what_is_not_found_points_is_refused(untyped):
+    with pytest.raises(TypeError, match="points are list, wanted what hj.find_critical_points returns"):
+        hj.distinct([1.0, 2.0])

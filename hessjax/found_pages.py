@@ -10,7 +10,7 @@ import numpy as np
 from hessjax import axes
 from hessjax.critical import STATUSES
 from hessjax.found_panels import Found, Norms, Outcomes, summary
-from hessjax.found_views import COLOURS, RANGE
+from hessjax.found_views import COLOURS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -53,13 +53,21 @@ def _found(panel: Found) -> tuple[list[dict], dict]:
         x, y = panel.law.T.tolist()
         line = {"color": axes.INK, "width": 1.5}
         data.append({"type": "scatter", "mode": "lines", "name": escape(panel.law_name), "x": x, "y": y, "line": line})
-    scale = {"cmin": RANGE[0], "cmax": RANGE[1], "colorscale": "Viridis", "reversescale": True}
+    scale = {"cmin": panel.limits[0], "cmax": panel.limits[1], "colorscale": "Viridis", "reversescale": True}
     for k, group in enumerate(panel.groups):
         names = list(group.columns)
         hover = "<br>".join(f"{name} %{{customdata[{j}]:.4~g}}" for j, name in enumerate(names)) + "<extra></extra>"
-        marker = {"symbol": SYMBOLS[group.name], "size": 8, "color": group.norm.tolist(), **scale}
+        marker = {
+            "symbol": SYMBOLS[group.name],
+            "size": 8,
+            "color": [None if v != v else v for v in group.shade.tolist()],
+            **scale,
+        }
         if k == len(panel.groups) - 1:
-            marker |= {"showscale": True, "colorbar": {"title": {"text": "log10 |g|²"}, "x": 1.18}}
+            marker |= {
+                "showscale": True,
+                "colorbar": {"title": {"text": escape(panel.shade), "side": "right"}, "x": 1.18},
+            }
         table = np.stack([np.asarray(group.columns[name], float) for name in names], axis=1)
         table = [[None if value != value else value for value in row] for row in table.tolist()]
         data.append(

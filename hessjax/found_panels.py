@@ -21,21 +21,28 @@ __all__ = ["Found", "Group", "Norms", "Outcomes", "found", "matched", "norms", "
 
 # Of a point called the truth's: shares of the largest known loss, and as published.
 SAME_LOSS = 1e-6
+SHADES = {
+    "grad_norm_sq": ("log10 of the squared gradient norm", (-32, 0)),
+    "flatness": ("flatness r", (0, 1)),
+}
 LOOSE = 1e-4  # the published cut-off that lets in points that are not critical
 
 
 class Group(NamedTuple):
-    """Points of one status: loss, index as a share of the parameters, log10 of the squared gradient norm, and more."""
+    """Points of one status: loss, index as a share of the parameters, what is shown as colour, and more."""
 
     name: str
     x: np.ndarray
     y: np.ndarray
-    norm: np.ndarray
+    shade: np.ndarray
     columns: dict[str, np.ndarray]
 
 
 class Found(NamedTuple):
-    """Index against loss of all points found; `truth` [k, 2] are known points, `law` [k, 2] a curve to compare with."""
+    """Index against loss of all points found; `truth` [k, 2] are known points, `law` [k, 2] a curve to compare with.
+
+    `shade` says what the colour is, and `limits` from where to where it goes.
+    """
 
     title: str
     note: str
@@ -44,6 +51,8 @@ class Found(NamedTuple):
     truth: np.ndarray
     law: np.ndarray
     law_name: str
+    shade: str
+    limits: tuple[float | int, float | int]
 
 
 class Outcomes(NamedTuple):
@@ -71,6 +80,7 @@ def found(
     *,
     cutoff: float | None = None,
     statuses: Sequence[str] = STATUSES[:3],
+    colour: str = "grad_norm_sq",
     law: Any = None,
     law_name: str = "",
 ) -> Found:
@@ -80,8 +90,12 @@ def found(
       ds: what open_search returns, with counts.
       cutoff: another cut-off than the search's: points below it are called critical.
       statuses: of the points that are shown.
+      colour: "grad_norm_sq" (its logarithm) or "flatness" (r, 1 where the gradient is flat).
       law: [k, 2] losses and shares of a curve to draw, or None.
       law_name: what it is.
+
+    Raises:
+      ValueError: another colour.
 
     Example:
       >>> import xarray as xr
@@ -91,6 +105,8 @@ def found(
       >>> [(group.name, group.y.tolist()) for group in found(ds).groups]
       [('unfinished', [0.5]), ('critical', [0.0])]
     """
+    if colour not in SHADES:
+        raise ValueError(f"colour must be one of {', '.join(SHADES)}; got {colour!r}.")
     flat = {name: ds[name].values.ravel() for name in ("loss", "grad_norm_sq", "status")}
     counts = [ds[name].values.ravel() for name in ("negative", "zero", "positive")]
     total = np.maximum(sum(counts), 1)
@@ -102,12 +118,13 @@ def found(
     for k in (2, 1, 0):  # critical ones on top
         some = (status == k) & np.isfinite(flat["loss"]) & (counts[0] >= 0)
         if STATUSES[k] in statuses and some.any():
-            norm = np.log10(np.maximum(flat["grad_norm_sq"][some], 1e-40))
+            shade = ds[colour].values.ravel()[some]
+            shade = np.log10(np.maximum(shade, 1e-40)) if colour == "grad_norm_sq" else shade
             columns = {"start": np.repeat(np.arange(ds.sizes["start"]), ds.sizes["finder"])[some]}
             columns |= {"loss": flat["loss"][some], "index": counts[0][some], "nullity": counts[1][some]}
             columns |= {"squared gradient norm": flat["grad_norm_sq"][some]}
             columns |= {name: ds[name].values.ravel()[some] for name in ("flatness", "flatness_h") if name in ds}
-            groups.append(Group(STATUSES[k], flat["loss"][some], (counts[0] / total)[some], norm, columns))
+            groups.append(Group(STATUSES[k], flat["loss"][some], (counts[0] / total)[some], shade, columns))
     truth = np.array([(loss, index / total.max()) for loss, index, _ in ds.attrs.get("truth", [])]).reshape(-1, 2)
     share = (status == 0).sum() / max((status >= 0).sum(), 1)
     same, judged = matched(ds, status)
@@ -116,7 +133,7 @@ def found(
     said = ds.attrs.get("config", {}).get("grad_norm_sq_tol") if cutoff is None else cutoff
     note = f"{(status >= 0).sum():,} points" + (f", critical below a squared gradient norm of {said:g}" if said else "")
     curve = np.empty((0, 2)) if law is None else np.asarray(law, float)
-    return Found(title, note, ("loss", "index / number of parameters"), groups, truth, curve, law_name)
+    return Found(title, note, ("loss", "index / number of parameters"), groups, truth, curve, law_name, *SHADES[colour])
 
 
 def matched(ds: xr.Dataset, status: np.ndarray | None = None) -> tuple[int, int]:

@@ -17,7 +17,6 @@ __all__ = ["COLOURS", "MARKERS", "draw_found"]
 
 MARKERS = {"critical": "o", "gradient-flat": "^", "unfinished": "x"}
 COLOURS = {"critical": "#2a7f62", "gradient-flat": "#d59a1a", "unfinished": "#9aa0a6", "diverged": "#b3382c"}
-RANGE = (-32, 0)  # of log10 of squared gradient norms
 
 
 def draw_found(panel: Found | Outcomes | Norms, ax: Axes | None = None) -> Axes:
@@ -46,12 +45,12 @@ def _found(panel: Found, ax: Axes) -> Axes:
         filled = group.name != "unfinished"
         style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.4} if filled else {"linewidths": 1.0}
         points = ax.scatter(
-            group.x, group.y, s=26, c=group.norm, cmap="viridis_r", vmin=RANGE[0], vmax=RANGE[1],
+            group.x, group.y, s=26, c=group.shade, cmap="viridis_r", vmin=panel.limits[0], vmax=panel.limits[1],
             marker=MARKERS[group.name], label=f"{group.name} ({len(group.x):,})", zorder=3, **style,
         )  # fmt: skip
     if points is not None:
         bar = ax.figure.colorbar(points, ax=ax, pad=0.02)
-        bar.set_label("log10 of the squared gradient norm", fontsize=9)
+        bar.set_label(panel.shade, fontsize=9)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     ax.legend(frameon=False, fontsize=8, loc="upper left")
     return ax

@@ -200,16 +200,18 @@ def critical_points(
     *,
     cutoff: float | None = None,
     statuses: Sequence[str] = ("critical", "gradient-flat", "unfinished"),
+    colour: str = "grad_norm_sq",
     law: Any = None,
     law_name: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Index against loss of all points that a search found, the squared gradient norm as colour, known points beside.
+    """Index against loss of all points that a search found, known points beside; gradient norm or flatness as colour.
 
     Args:
         ds: A search, as open_search returns it.
         cutoff: Another cut-off of the squared gradient norm than the search's, below which a point is called critical.
         statuses: Of the points that are shown.
+        colour: "grad_norm_sq" (its logarithm) or "flatness" (r, 1 where the gradient is flat).
         law: Losses and shares [k, 2] of a curve to draw, such as hj.rmt's index law; None for none.
         law_name: What the curve is.
         ax: Axes to draw on; None: those of a new figure.
@@ -222,7 +224,9 @@ def critical_points(
         >>> critical_points(ds).get_ylabel()
         'index / number of parameters'
     """
-    return draw_found(found_panels.found(ds, cutoff=cutoff, statuses=statuses, law=law, law_name=law_name), ax)
+    return draw_found(
+        found_panels.found(ds, cutoff=cutoff, statuses=statuses, colour=colour, law=law, law_name=law_name), ax
+    )
 
 
 def outcomes(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:

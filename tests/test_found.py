@@ -42,7 +42,7 @@ def test_points_by_what_they_are(ds):
     ]
     critical = panel.groups[-1]
     assert critical.y.tolist() == [0, 0, 0.25, 0.25]
-    assert critical.norm.tolist() == [-30, -28, -20, -5]
+    assert critical.shade.tolist() == [-30, -28, -20, -5]
     assert panel.truth.tolist() == [[1, 0], [2, 0.25], [4, 0.5]]
     assert panel.title == "50 % critical, 3 of 4 of them known points"
 
@@ -82,6 +82,15 @@ def test_figures_of_rows_that_are_not_done_say_so(ds, draw):
     empty = ds.assign(status=ds["status"] * 0 - 1, loss=ds["loss"] * np.nan, grad_norm_sq=ds["grad_norm_sq"] * np.nan)
     for rows in (ds, empty, empty.assign_attrs(truth=[], config={})):
         assert isinstance(draw(rows), matplotlib.axes.Axes)
+
+
+def test_flatness_can_be_the_colour(ds):
+    flat = ds.assign(flatness=ds["status"] * 0.5, flatness_h=ds["status"] * 0.0)
+    assert found_panels.found(flat, colour="flatness").groups[1].shade.tolist() == [0.5]
+    ax = plot.critical_points(flat, colour="flatness")
+    assert "flatness r" in [other.get_ylabel() for other in ax.figure.axes]
+    with pytest.raises(ValueError, match="colour must be one of grad_norm_sq, flatness; got 'loss'"):
+        plot.critical_points(ds, colour="loss")
 
 
 def test_a_law_is_drawn_beside_the_points(ds):

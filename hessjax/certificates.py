@@ -75,7 +75,7 @@ def certify_point(
       point: any pytree of floating arrays; float64 (x64), as a rule.
       batch: any pytree, or None.
       lipschitz: K with ||H(x) - H(y)|| <= K ||x - y|| (largest |eigenvalue|, Euclidean norm) around the point: a
-        number, or a function of the point and a radius, as landscapes that know it have it under
+        number that holds everywhere, or a function of the point and a radius, as landscapes that know it have it under
         `facts["hessian_lipschitz"]`. Only with it is anything certified. None: twice the largest third derivative that
         8 searches by products find at the point.
       tol: eigenvalues count as zero up to tol times the largest absolute row sum of the Hessian.
@@ -98,6 +98,7 @@ def certify_point(
     References: Kantorovich (1948); Ortega (1968), doi:10.2307/2313800; Nocedal & Wright (2006), section 11.1.
     """
     check_tolerance("tol", tol)
+    point = jax.tree.map(jnp.asarray, point)
     found = kinks(loss, point, batch)
     flat, unravel = ravel_pytree(point)
     kept = hashable(loss)
@@ -124,8 +125,8 @@ def certify_point(
     k, supplied = _constant(lipschitz, kept, point, batch, 2 * step, way)
     h = inverse * k * step
     radius = 2 * step / (1 + math.sqrt(1 - 2 * h)) if h <= 0.5 else math.nan
-    unique = (1 + math.sqrt(1 - 2 * h)) / (inverse * k) if h <= 0.5 and k > 0 else math.inf if h <= 0.5 else math.nan
-    clear = not found.num_tied and (supplied or not found.margin <= CLEARANCE * radius)
+    unique = _unique(lipschitz, point, inverse, step, k) if h <= 0.5 else math.nan
+    clear = not found.num_tied and not found.unread and not found.margin <= CLEARANCE * radius
     holds = h <= 0.5 and clear and found.finite and least - rounding > k * radius
     return Certificate(
         certified=holds and supplied,
@@ -138,6 +139,24 @@ def certify_point(
         notes=(*notes, *([] if supplied else [f"K is {FACTOR:g} times the largest third derivative found"])),
         **known,
     )
+
+
+def _unique(lipschitz: Any, point: PyTree, inverse: float, step: float, k: float) -> float:
+    """The radius without another critical point, as far as K holds: a function is asked for larger balls."""
+    alone = lambda k: math.inf if k == 0 else (1 + math.sqrt(max(1 - 2 * inverse * k * step, 0))) / (inverse * k)
+    if not callable(lipschitz):
+        return alone(k)
+    best = reach = 2 * step or 1e-12
+    larger: Any = k
+    for _ in range(80):
+        reach *= 2
+        larger = lipschitz(point, reach)
+        if not 2 * inverse * float(larger) * step <= 1:
+            break
+        best = max(best, min(reach, alone(float(larger))))
+    else:
+        return math.inf if float(larger) == 0 else best
+    return best
 
 
 def _nothing(notes: tuple[str, ...]) -> Certificate:
@@ -161,7 +180,10 @@ def _derivatives(loss: Callable, point: PyTree, batch: PyTree) -> tuple[Array, A
     g = gradient(point)
 
     def moved(key):
-        beside = jax.tree.map(lambda x, s: x * (1 + eps * s), point, trees.rademacher_like(key, point))
+        signs = trees.rademacher_like(key, point)
+        # Zeros are moved too, by the rounding of the largest entry of their leaf, or of 1 where all are zero.
+        size = lambda x: jnp.where(jnp.max(jnp.abs(x)) > 0, jnp.max(jnp.abs(x)), 1)
+        beside = jax.tree.map(lambda x, s: x + eps * s * jnp.maximum(jnp.abs(x), size(x)), point, signs)
         return trees.norm(trees.axpy(-1, g, gradient(beside)))
 
     noise = jnp.max(jax.lax.map(moved, jax.random.split(jax.random.key(0), DRAWS)))

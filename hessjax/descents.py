@@ -1,8 +1,9 @@
 """Descent where Taylor coefficients do not tell: curves along which the reduced function falls like a power.
 
 For z in the null space the range is minimised out, phi(z) = min_w f(z + w), by Newton steps with the Hessian there.
-phi is then made as low as can be on spheres |z| = r, 2 r, 4 r, ...: where the lowest values fall like -c r^k, k at
-least 3, over several radii and by more than rounding, the point is no minimum.
+phi is then made as low as can be on spheres |z| = r, 2 r, 4 r, ...: where the lowest values fall like -c r^k, k a whole
+number from 3, over the three smallest radii that rounding shows, the point is taken for no minimum. That is evidence,
+and not proof: a basin smaller than these radii is not seen.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from hessjax import trees
 
 __all__ = ["Descent", "descent", "settled"]
 
-LARGEST, RADII = 0.25, 8  # of the spheres, in units of the point's size or 1; each is half the one before
+LARGEST, RADII = 0.25, 8  # of the spheres; each is half the one before
 STARTS, STEPS, NEWTON = 24, 60, 6  # directions, how often each is improved, and steps in the range
-AGREE, LEAST_ORDER, IN_A_ROW = 0.2, 2.8, 3  # of orders between radii, how low they may be, radii that show one
+AGREE, LEAST_ORDER, IN_A_ROW = 0.03, 2.8, 3  # of orders between radii, how low they may be, radii that show one
 
 
 class Descent(NamedTuple):
@@ -42,7 +43,6 @@ def descent(
     null: Float[Array, "n d"],
     across: tuple[Float[Array, "n m"], Float[Array, " m"]],
     *,
-    size: float = 0.0,
     eps: float,
 ) -> Descent | None:
     """A curve down from a critical point whose Hessian has no negative eigenvalue, where one is found.
@@ -51,7 +51,6 @@ def descent(
       function: of displacements [n] from the point, to a number.
       null: an orthonormal basis of the null space, columns.
       across: one of the range, columns, and the eigenvalues there, above 0.
-      size: of the point, |x|: the largest sphere has a quarter of 1 + size as its radius.
       eps: of the dtype the function is computed in.
 
     Example:
@@ -94,7 +93,7 @@ def descent(
     units = np.concatenate([units, np.eye(d)[: STARTS // 2], -np.eye(d)[: STARTS // 2]])
     z = jnp.asarray(units / np.linalg.norm(units, axis=1, keepdims=True), null.dtype)
     search = jax.jit(lambda z: jax.lax.map(lowest, z))
-    radii, found = LARGEST * (1 + size) * 0.5 ** np.arange(RADII), []
+    radii, found = LARGEST * 0.5 ** np.arange(RADII), []
     for radius in radii:
         z, value, points = search(z / jnp.linalg.norm(z, axis=1, keepdims=True) * radius)
         found.append((np.asarray(value, float), np.asarray(points, float)))

@@ -17,6 +17,7 @@ __all__ = ["Leading", "largest_coefficient", "leading_form"]
 
 ORDER = 6  # of the last coefficient that is read where the null space is a line
 MAX_FITTED = 6  # dimensions of the null space up to which the whole quartic form is fitted: 126 coefficients
+ZERO = 1e3  # eps: what rounding makes of a coefficient that is zero, beside the others
 PROBES = 12  # directions in which a form that vanishes in all is taken for zero
 
 
@@ -31,25 +32,29 @@ class Leading(NamedTuple):
     only_down: bool = False
 
 
-def leading_form(function: Callable, null: Any, regular: tuple, least: float) -> Leading:
+def leading_form(function: Callable, null: Any, regular: tuple, least: float, eps: float) -> Leading:
     """By the first coefficient that is not zero on a line, by the cubic and the quartic form in more dimensions.
 
     Args:
       function: of displacements from the point.
       null: an orthonormal basis of the null space, columns.
       regular: one of the range, columns, and the eigenvalues there, above 0.
-      least: below it a coefficient is zero.
+      least: above it a coefficient is not zero.
+      eps: a coefficient below `least` is zero where it is below 1000 eps of the largest that the null space shows; in
+        between, nothing is decided.
 
     Example:
       >>> none = jnp.zeros((1, 0)), jnp.zeros(0)
-      >>> leading_form(lambda x: -x[0] ** 4, jnp.eye(1), none, 1e-6).only_down
+      >>> leading_form(lambda x: -x[0] ** 4, jnp.eye(1), none, 1e-6, 1e-7).only_down
       True
     """
-    return (_on_a_line if null.shape[1] == 1 else _on_a_space)(function, null, regular, least)
+    return (_on_a_line if null.shape[1] == 1 else _on_a_space)(function, null, regular, least, eps)
 
 
 def largest_coefficient(function: Callable, n: int, dtype: Any) -> float:
-    """The largest coefficient of third and fourth order that is met in random directions.
+    """The largest of third and fourth order met in random directions, or how far the function goes at distance 1.
+
+    The last, as where all coefficients are zero those that are computed are the rounding of something else.
 
     Example:
       >>> largest_coefficient(lambda x: 3 * x[0] ** 4, 1, jnp.float32)
@@ -58,7 +63,10 @@ def largest_coefficient(function: Callable, n: int, dtype: Any) -> float:
     nothing = jnp.zeros((n, 0), dtype), jnp.zeros(0, dtype)
     units = np.random.default_rng(0).standard_normal((PROBES, n))
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    return float(np.abs(_probed(function, nothing, jnp.asarray(units, dtype))).max(initial=0.0))
+    probed = np.abs(_probed(function, nothing, jnp.asarray(units, dtype))).max(initial=0.0)
+    begun = function(jnp.zeros(n, dtype))
+    apart = np.abs(np.asarray([function(jnp.asarray(u, dtype)) - begun for u in units], float))
+    return float(max(probed, np.max(apart[np.isfinite(apart)], initial=0.0)))
 
 
 def _probed(function: Callable, regular: tuple, units: Any) -> np.ndarray:
@@ -66,9 +74,10 @@ def _probed(function: Callable, regular: tuple, units: Any) -> np.ndarray:
     return np.asarray(jax.jit(lambda u: jax.lax.map(of, u))(units), float)
 
 
-def _on_a_line(function: Callable, null: Any, regular: tuple, least: float) -> Leading:
+def _on_a_line(function: Callable, null: Any, regular: tuple, least: float, eps: float) -> Leading:
     u, (vectors, values) = null[:, 0], regular
     coefficients = np.asarray(reduced_series(function, u, vectors, values, ORDER)[0], float)
+    zero = ZERO * eps * float(np.abs(coefficients[2:]).max())
     for k in range(3, ORDER + 1):
         a = coefficients[k]
         if not np.isfinite(a):
@@ -78,10 +87,12 @@ def _on_a_line(function: Callable, null: Any, regular: tuple, least: float) -> L
             odd = k % 2 == 1
             down, up = odd or a < 0, odd or a > 0
             return Leading(note, down, up, -u if odd and a > 0 else u, only_up=not down, only_down=not up)
+        if abs(a) > zero:
+            return Leading(f"a coefficient of order {k}, {a:.3g}, is small and not known to be zero")
     return Leading(f"reduced function zero to order {ORDER}")
 
 
-def _on_a_space(function: Callable, null: Any, regular: tuple, least: float) -> Leading:
+def _on_a_space(function: Callable, null: Any, regular: tuple, least: float, eps: float) -> Leading:
     d = null.shape[1]
     count = max(PROBES, 2 * len(quartics.monomials(d))) if d <= MAX_FITTED else PROBES * d
     units = np.random.default_rng(1).standard_normal((count, d))
@@ -93,6 +104,8 @@ def _on_a_space(function: Callable, null: Any, regular: tuple, least: float) -> 
     if np.abs(cubic[largest]) > least:
         way = -np.sign(cubic[largest]) * (null @ jnp.asarray(units[largest], null.dtype))
         return Leading(f"reduced function with a cubic form, {abs(cubic[largest]):.6g}", True, True, way)
+    if np.abs(cubic[largest]) > ZERO * eps * max(float(np.abs(quartic).max()), float(np.abs(cubic).max())):
+        return Leading(f"a cubic form, {abs(cubic[largest]):.3g}, is small and not known to be zero")
     if d > MAX_FITTED:
         lowest, where, highest = float(quartic.min()), units[np.argmin(quartic)], float(quartic.max())
         at_least, at_most = -math.inf, math.inf

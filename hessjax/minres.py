@@ -60,7 +60,7 @@ class _Scalars(NamedTuple):
     u4: Any
     u3: Any
     b_norm: Any
-    length: Any  # ||x||^2 of what is settled
+    length: Any  # ||x|| of what is settled
     x_norm: Any
     left: Any  # ||r|| of x, which may leave out a direction
     norm: Any  # ||A||, so far
@@ -99,7 +99,8 @@ def minres_qlp(
       max_steps: products at most; None: 4 n.
       max_norm: of x; the first x longer than this is not taken, and ends the run.
       max_condition: directions in which A is smaller than ||A|| / max_condition are left out of x as far as the run has
-        found them; None: 1 / (1000 eps).
+        found them; None: 1 / (1000 eps). A run that ends by `normal_residual` leaves out what is smaller than 2 rtol,
+        or twice the root of eps, of ||A||.
 
     Returns:
       Solution; `converged` is False where steps ran out, or x grew too long.
@@ -211,20 +212,22 @@ def _step(
     u2 = over(at.tau2 - at.l24 * at.u4 - at.l23 * at.u3, l22)
     u1 = over(at.tau1 - at.l13 * at.u3 - l12 * u2, l11)
     # Where the residual was orthogonal to the range already, a column of this size is the null space's.
-    least = jnp.where(solved_before, jnp.maximum(least, 2 * flat * norm), least)
+    least = jnp.where(solved_before & (beta > 0), jnp.maximum(least, 2 * flat * norm), least)
     u0 = over(tau - l02 * u2 - l01 * u1, l00)
     settled = trees.axpy(u2, older, state.settled)
     x = trees.axpy(u1, old, trees.axpy(u0, new, settled))
-    length = at.length + u2**2
-    x_norm = jnp.sqrt(length + u1**2 + u0**2)
-    taken = x_norm <= max_norm
+    length = jnp.hypot(at.length, u2)  # no entry is too large to be squared
+    x_norm = jnp.hypot(jnp.hypot(length, u1), u0)
+    taken = (x_norm <= max_norm) & jnp.isfinite(x_norm)
     left = jnp.where(jnp.abs(l00) > least, phi, at.phi)
     near = left <= rtol * (norm * x_norm + at.b_norm)
     exhausted = beta == 0
+    ended = jnp.where(jnp.abs(l00) > least, 0, jnp.abs(l00) / _or_one(norm))  # of an x that has all the space gives
     kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
+    normal = jnp.where(exhausted & taken, ended, normal)
     scalars = _Scalars(
         beta, c, s, dbar, epsilon, phi, at.l13, l12, l11, l02, l01, l00, at.tau1, tau, at.u3, u2,
-        at.b_norm, length, kept(x_norm, at.x_norm), kept(left, at.left), norm, jnp.where(exhausted & taken, 0, normal),
+        at.b_norm, length, kept(x_norm, at.x_norm), kept(left, at.left), norm, normal,
     )  # fmt: skip
     step = state.step + 1
     converged = taken & (solved_before | near | exhausted)

@@ -114,6 +114,7 @@ def classify_point(
     check_tolerance("grad_norm_sq_tol", grad_norm_sq_tol)
     if lower_bound is not None and not math.isfinite(lower_bound):
         raise ValueError(f"lower_bound must be finite, got {lower_bound}.")
+    point = jax.tree.map(jnp.asarray, point)
     found = kinks(loss, point, batch)
     eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(point))
     if eps > float(jnp.finfo(jnp.float32).eps):
@@ -225,6 +226,8 @@ def _at_a_kink(surface: _Surface, here: _Place, note: str) -> Decision:
                 smooth[sign] = way
                 break
     if smooth.keys() == {-1, 1}:
+        if float(jnp.linalg.norm(here.gradient)) > _rounding(surface, here) or _slopes(surface, here):
+            return "undecided", smooth[-1], (note, "no minimum and no maximum, perhaps not critical: it slopes down")
         return (
             "strict saddle",
             smooth[-1],
@@ -234,6 +237,19 @@ def _at_a_kink(surface: _Surface, here: _Place, note: str) -> Decision:
     return "undecided", smooth.get(-1), (note, *down)
 
 
+def _slopes(surface: _Surface, here: _Place) -> bool:
+    """Whether the loss falls in proportion to a short way somewhere, which the gradient of one side need not say."""
+    ways = np.random.default_rng(3).standard_normal((4 * TRIED, len(here.x)))
+    ways = np.concatenate([ways, -ways, np.eye(len(here.x))[:256], -np.eye(len(here.x))[:256]])
+    ways /= np.linalg.norm(ways, axis=1, keepdims=True)
+    short = 1e-6 * (1 + float(jnp.linalg.norm(here.x)))
+    fell = jax.jit(lambda w: jax.lax.map(lambda way: surface.loss(here.x + short * way), w))(
+        jnp.asarray(ways, here.x.dtype)
+    )
+    bent = short**2 * float(np.abs(here.values).max())
+    return bool(np.min(np.asarray(fell)) - here.loss < -10 * bent - 1e2 * surface.eps * abs(here.loss))
+
+
 def _steps_home(surface: _Surface, here: _Place, margin: float) -> bool:
     """Whether a Newton step, where there is one to take, leaves a tenth of the gradient and the signs as they are.
 
@@ -241,7 +257,7 @@ def _steps_home(surface: _Surface, here: _Place, margin: float) -> bool:
     """
     null, across, values = here.split(here.counts[1])
     length, rest = float(jnp.linalg.norm(here.gradient)), float(jnp.linalg.norm(here.gradient @ null))
-    rounding = 1e3 * surface.eps * float(np.abs(here.values).max()) * (1 + float(jnp.linalg.norm(here.x)))
+    rounding = _rounding(surface, here)
     if length <= rounding:
         return True
     step = -(across @ ((here.gradient @ across) / values))
@@ -250,6 +266,11 @@ def _steps_home(surface: _Surface, here: _Place, margin: float) -> bool:
         return False
     left = float(jnp.linalg.norm(there.gradient))
     return there.counts == here.counts and left <= max(0.1 * length, rounding) and rest <= max(0.1 * length, rounding)
+
+
+def _rounding(surface: _Surface, here: _Place) -> float:
+    """What a gradient may be that is zero but for the rounding of the params."""
+    return 1e2 * surface.eps * float(np.abs(here.values).max()) * (1 + float(jnp.linalg.norm(here.x)))
 
 
 def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float | None) -> Decision:
@@ -266,7 +287,7 @@ def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float
         return "undecided", lowest, (*notes, "the signs are others there, or it is far")
     # The rounding of the bound, and of a sum of squares of residuals that are zero but for theirs.
     squares = surface.eps * float(np.abs(there.values).max()) * (1 + float(jnp.linalg.norm(there.x)) ** 2)
-    slack = 1e3 * surface.eps * (abs(lower_bound or 0.0) + squares)
+    slack = surface.eps * (16 * abs(lower_bound or 0.0) + 1e3 * squares)
     if not negative and lower_bound is not None and there.loss <= lower_bound + slack:
         return "degenerate minimum", None, (*notes, "the loss is its lower bound")
     sign = -1.0 if negative else 1.0  # a maximum's mirror image is a minimum
@@ -277,10 +298,10 @@ def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float
     hidden = float(np.sort(np.abs(there.values))[zero - 1])
     if hidden > 32 * len(here.x) * surface.eps * float(np.abs(there.values).max()):
         return "undecided", lowest, (*notes, f"eigenvalues up to {hidden:.3g} are below the threshold and not zero")
-    if float(jnp.linalg.norm(there.gradient @ null)) > least:
+    if float(jnp.linalg.norm(there.gradient @ null)) > _rounding(surface, there):
         return "undecided", lowest, (*notes, "the gradient has a part in the null space")
     regular = across, jnp.abs(values)
-    leading = leading_form(function, null, regular, least)
+    leading = leading_form(function, null, regular, least, surface.eps)
     if not leading.down and not leading.only_up:
         leading = _searched(surface, there, function, (null, regular), leading)
     notes, step = (*notes, leading.note), leading.direction if leading.down else None
@@ -300,14 +321,13 @@ def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float
 def _searched(surface: _Surface, there: _Place, function: Callable, spaces: tuple, leading: Leading) -> Leading:
     """With a curve down, and where there is nothing else that goes up one up, if a search finds them."""
     null, regular = spaces
-    size = float(jnp.linalg.norm(there.x))
-    down = descent(function, null, regular, size=size, eps=surface.eps)
+    down = descent(function, null, regular, eps=surface.eps)
     if down is None:
         return leading
     way = null @ (null.T @ jnp.asarray(down.points[0], there.x.dtype))
     way = way / jnp.linalg.norm(way)
     up = leading.up or (
-        len(regular[1]) == 0 and descent(lambda t: -function(t), null, regular, size=size, eps=surface.eps) is not None
+        len(regular[1]) == 0 and descent(lambda t: -function(t), null, regular, eps=surface.eps) is not None
     )
     return leading._replace(note=f"{leading.note}; {down}", down=True, up=up, direction=way)
 

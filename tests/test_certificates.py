@@ -131,3 +131,16 @@ def test_what_is_not_finite_is_said(float64):
 def test_bad_input_is_refused(given):
     with pytest.raises(ValueError, match="from 0 up"):
         hj.certify_point(lambda x: x[0] ** 2, jnp.zeros(1), **given)
+
+
+def test_no_other_point_is_within_the_radius_without_others(float64):
+    """x^2 / 2 - x^4 / 4 is critical at 0 and at 1 and -1."""
+    land = hj.landscapes.get("polynomial", terms=((0.5, (2,)), (-0.25, (4,))), dtype="float64")
+    found = hj.certify_point(land.loss, jnp.array([1e-6]), lipschitz=land.facts["hessian_lipschitz"])
+    assert found.certified
+    assert 0.05 < found.unique < 1
+
+
+def test_a_kink_within_reach_certifies_nothing_whatever_constant_is_given(float64):
+    f = lambda x: x[0] ** 2 / 2 + 10 * jax.nn.relu(x[0] + 0.5)
+    assert not hj.certify_point(f, jnp.array([-1.0]), lipschitz=0.0).certified

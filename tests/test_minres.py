@@ -150,3 +150,14 @@ def test_scaling_the_matrix_changes_no_step(scale, float64):
 def test_bad_input_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         hj.minres_qlp(hj.Matrix(jnp.eye(2)), **{"b": jnp.ones(2), **given})
+
+
+def test_lengths_whose_squares_are_too_large():
+    a = hj.Matrix(jnp.asarray(1e-20 * np.diag([1, -2, 0.0]), jnp.float32))
+    found = hj.minres_qlp(a, jnp.ones(3))
+    np.testing.assert_allclose(found.x, [1e20, -5e19, 0], rtol=1e-5, atol=1e15)
+
+
+def test_an_exhausted_space_keeps_directions_that_are_small(float64):
+    a = hj.Matrix(jnp.diag(jnp.array([1.0, 1e-9])))
+    np.testing.assert_allclose(hj.minres_qlp(a, jnp.ones(2), rtol=0.0).x, [1, 1e9], rtol=1e-6)

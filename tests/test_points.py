@@ -322,3 +322,42 @@ def test_all_units_dead_is_said_and_is_no_minimum_that_is_claimed(float64):
     assert any("1 dead units" in note for note in verdict.notes)
     op = hj.Hessian(loss, jnp.array([1.0, -1.0, -9.0, 0.6]), (x, y))
     np.testing.assert_allclose(hj.eigvalsh(op), [0, 0, 0, 2], atol=1e-12)
+
+
+ROUNDED = {  # counterexamples: coefficients that are nothing but rounding, or that something larger hides; and slopes
+    "a cosh less its series": (lambda x: jnp.sum(jnp.cosh(x) - 1 - x**2 / 2 - x**4 / 24 - x**6 / 720), [0.0]),
+    "two of them": (lambda x: jnp.sum(jnp.cosh(x) - 1 - x**2 / 2 - x**4 / 24 - x**6 / 720), [0.0, 0.0]),
+    "a small cubic": (lambda x: x[0] ** 2 + 1e6 * x[0] ** 4 + 1e-6 * x[1] ** 3 + x[1] ** 4, [0.0, 0.0]),
+    "a small quartic": (lambda x: x[0] ** 2 + 1e6 * x[0] ** 4 + 1e-6 * x[1] ** 4 - x[1] ** 6, [0.0, 0.0]),
+    "a small basin": (lambda x: x[0] ** 2 + 1e-4 * x[1] ** 8 - x[1] ** 10, [0.0, 0.0]),
+    "far from zero": (
+        lambda x: (x[0] - 1000) ** 2 + x[1] ** 2 * x[2] ** 2 + x[1] ** 6 + x[2] ** 6 - 4 * x[1] ** 8,
+        [1000.0, 0.0, 0.0],
+    ),
+    "a small slope": (lambda x: 5e3 * (x[0] - 100) ** 2 + 2e-7 * x[1] + 5e-4 * x[1] ** 2 + x[1] ** 3, [100.0, 0.0]),
+    "a small slope, hidden": (lambda x: x[0] ** 2 + 1e6 * x[0] ** 4 + 1e-7 * x[1] + x[1] ** 3, [0.0, 0.0]),
+    "a kink that is a slope": (
+        lambda x: x[0] ** 2 - x[1] ** 2 + jax.nn.relu(x[2]) - jax.nn.relu(-x[2]),
+        [0.0, 0.0, 0.0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_what_rounding_could_have_made_is_undecided(name, float64):
+    f, at = ROUNDED[name]
+    assert hj.classify_point(f, jnp.array(at)).kind == "undecided"
+
+
+def test_a_product_written_out_is_not_called_a_saddle(float64):
+    p = lambda y: sum(math.comb(6, i) * (-1) ** (6 - i) * y**i for i in range(7))  # (y - 1)^6
+    assert hj.classify_point(lambda x: jnp.sum(p(x)), jnp.ones(2)).kind in ("undecided", "degenerate minimum")
+
+
+def test_a_loss_a_little_above_its_bound_is_not_at_it():
+    f = lambda x: x[0] ** 2 + 1 + 1e-4 * (1 + x[1] ** 3)
+    assert hj.classify_point(f, jnp.zeros(2, jnp.float32), lower_bound=1.0).kind != "degenerate minimum"
+
+
+def test_plain_numbers_are_params_too(float64):
+    assert hj.classify_point(lambda p: p["a"] ** 2, {"a": 0.0}).kind == "minimum"

@@ -47,8 +47,8 @@ class CriticalPoints(NamedTuple):
     5e-4, as published: where the curvature is below some 1e-3 ||H||_F, a gradient counts as lying in the null space.
     `status` is a number into `hj.STATUSES`, decided in the order diverged (not finite), critical (grad_norm_sq below
     the cut-off), gradient-flat (r > 0.9 and r_H < 5e-4), unfinished. `num_matvecs` are products with Hessians, n for
-    one assembled; gradients of line searches are not counted. `floor` is how far rounding of the params by their eps moves
-    the gradient, squared: less than that is not to be had in their dtype.
+    one assembled; gradients of line searches are not counted. `floor` is how far rounding of the params by their eps
+    moves the gradient, squared: less than that is not to be had in their dtype.
     """
 
     params: PyTree

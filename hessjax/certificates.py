@@ -103,7 +103,7 @@ def certify_point(
     flat, unravel = ravel_pytree(point)
     kept = hashable(loss)
     value, g, matrix, noise = (np.asarray(x, np.float64) for x in _derivatives(kept, point, batch))
-    eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(point))
+    eps = trees.eps(point)
     if not all(np.isfinite(x).all() for x in (value, g, matrix)):
         return _nothing(("the loss, its gradient or its Hessian is not finite",))
     values, vectors = np.linalg.eigh(matrix)
@@ -176,16 +176,9 @@ def _derivatives(loss: Callable, point: PyTree, batch: PyTree) -> tuple[Array, A
     """The loss, g and H, and how far rounding of the params moves g."""
     value = lambda p: mean_loss(loss, p, batch)
     gradient = jax.grad(value)
-    eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(point))
     g = gradient(point)
 
-    def moved(key):
-        signs = trees.rademacher_like(key, point)
-        # Zeros are moved too, by the rounding of the largest entry of their leaf, or of 1 where all are zero.
-        size = lambda x: jnp.where(jnp.max(jnp.abs(x)) > 0, jnp.max(jnp.abs(x)), 1)
-        beside = jax.tree.map(lambda x, s: x + eps * s * jnp.maximum(jnp.abs(x), size(x)), point, signs)
-        return trees.norm(trees.axpy(-1, g, gradient(beside)))
-
+    moved = lambda key: trees.norm(trees.axpy(-1, g, gradient(trees.nudged(key, point))))
     noise = jnp.max(jax.lax.map(moved, jax.random.split(jax.random.key(0), DRAWS)))
     return value(point), ravel_pytree(g)[0], dense(Hessian(loss, point, batch)), noise
 

@@ -69,7 +69,7 @@ def check_operator(op: Operator, key: PRNGKey, *, tol: float | None = None) -> O
       True
     """
     check_operand(op)
-    rounding = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(op.like))
+    rounding = trees.eps(op.like)
     bound = min(1000 * rounding, 0.1) if tol is None else float(tol)
     causes = CAUSES | {"determinism": PASSES_DIFFER} if op.streamed else CAUSES
     measured = {name: (value, causes[name]) for name, value in _defects(op, key).items()}

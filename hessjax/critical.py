@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Int8, PyTree
 
 from hessjax import trees
+from hessjax.arguments import MOST as MOST_STEPS
 from hessjax.arguments import check_count, check_tolerance, hashable
 from hessjax.devices import lane_mesh
 from hessjax.finders.base import Method, Place, Surface
@@ -77,7 +78,6 @@ class _Task(NamedTuple):
     method: Method
     dense: bool
     inner: int
-    max_steps: int
 
     def surface(self, batch: PyTree) -> Surface:
         return Surface(self.loss, batch, self.dense, self.inner)
@@ -101,7 +101,8 @@ def find_critical_points(
     Args:
       loss: `loss(params, batch) -> [N]` or scalar; `loss(params)` where batch is None. Its mean over rows is meant.
         Compiled once: what it closes over is that of the first call.
-      starts: params with a leading axis of starts on every leaf; float32 or float64. The gradient of float32 params
+      starts: params with a leading axis of starts on every leaf (a list of points is not that: stack them); float32 or
+        float64. The gradient of float32 params
         seldom falls below the usual cut-off, which is warned of.
       batch: any pytree, or None.
       method: newton-mr, gradient-norm, trust-region, saddle-free, newton or damped-newton.
@@ -134,13 +135,14 @@ def find_critical_points(
     count = _num_starts(starts)
     size = trees.size(jax.tree.map(lambda x: x[0], starts))
     inner = min(size, max(FEWEST, min(FURTHEST, -(-size // 2))))
-    task = _Task(hashable(loss), METHODS[method], size <= DENSE, inner, max_steps)
+    task = _Task(hashable(loss), METHODS[method], size <= DENSE, inner)
     width = _width(size, jnp.result_type(*jax.tree.leaves(starts)), count)
-    lanes = _in_groups(_begun, task, starts, batch, np.arange(count), width)
+    shared = batch, jnp.int32(min(max_steps, MOST_STEPS))
+    lanes = _in_groups(_begun, task, starts, shared, np.arange(count), width)
     while (live := np.flatnonzero(lanes.going)).size:
-        moved = _in_groups(_segment, task, lanes, batch, live, width)
+        moved = _in_groups(_segment, task, lanes, shared, live, width)
         jax.tree.map(lambda whole, part, live=live: _put(whole, live, part), lanes, moved)
-    judged = _in_groups(_judged, task, lanes.place, batch, np.arange(count), width)
+    judged = _in_groups(_judged, task, lanes.place, shared, np.arange(count), width)
     points = CriticalPoints(
         params=lanes.place.params,
         **judged,
@@ -186,14 +188,14 @@ def _power(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _in_groups(function: Callable, task: _Task, xs: PyTree, batch: PyTree, rows: np.ndarray, width: int) -> Any:
-    """`function(task, batch, x)` of the rows chosen, `width` at a time, the last ones padded to a power of two."""
+def _in_groups(function: Callable, task: _Task, xs: PyTree, shared: PyTree, rows: np.ndarray, width: int) -> Any:
+    """`function(task, shared, x)` of the rows chosen, `width` at a time, the last ones padded to a power of two."""
     parts = []
     for first in range(0, len(rows), width):
         some = rows[first : first + width]
         padded = np.concatenate([some, np.repeat(some[-1:], _power(len(some)) - len(some))])
         mesh = lane_mesh(len(padded), most=_devices())
-        found = _over_lanes(function, task, mesh, batch, jax.tree.map(lambda x, p=padded: x[p], xs))
+        found = _over_lanes(function, task, mesh, shared, jax.tree.map(lambda x, p=padded: x[p], xs))
         parts.append(jax.tree.map(lambda x, some=some: np.array(x)[: len(some)], found))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
@@ -204,21 +206,23 @@ def _devices() -> int:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _over_lanes(function: Callable, task: _Task, mesh: Any, batch: PyTree, xs: PyTree) -> Any:
+def _over_lanes(function: Callable, task: _Task, mesh: Any, shared: PyTree, xs: PyTree) -> Any:
     lane = PartitionSpec("lane")
     one = jax.vmap(partial(function, task), in_axes=(None, 0))
     spread = jax.shard_map(one, mesh=mesh, in_specs=(PartitionSpec(), lane), out_specs=lane, check_vma=False)
-    return spread(batch, xs)
+    return spread(shared, xs)
 
 
-def _begun(task: _Task, batch: PyTree, params: PyTree) -> _Lane:
+def _begun(task: _Task, shared: tuple[PyTree, Any], params: PyTree) -> _Lane:
+    batch, max_steps = shared
     gradient = task.surface(batch).gradient(params)
     none = jnp.int32(0)
-    return _Lane(Place(params, gradient), task.method.begin(params), jnp.bool_(task.max_steps), none, none)
+    return _Lane(Place(params, gradient), task.method.begin(params), max_steps > 0, none, none)
 
 
-def _segment(task: _Task, batch: PyTree, lane: _Lane) -> _Lane:
+def _segment(task: _Task, shared: tuple[PyTree, Any], lane: _Lane) -> _Lane:
     """Up to so many steps; a lane that ends stays as it is."""
+    batch, max_steps = shared
     surface = task.surface(batch)
 
     def step(state):
@@ -226,27 +230,24 @@ def _segment(task: _Task, batch: PyTree, lane: _Lane) -> _Lane:
         moved = task.method.step(surface, lane.place, lane.memory)
         steps = lane.num_steps + 1
         finite = jnp.isfinite(trees.dot(moved.to.gradient, moved.to.gradient))
-        going = moved.going & finite & (steps < task.max_steps)
+        going = moved.going & finite & (steps < max_steps)
         matvecs = (lane.num_matvecs + moved.num_matvecs).astype(lane.num_matvecs.dtype)
         return _Lane(moved.to, moved.memory, going, steps, matvecs), count + 1
 
     return jax.lax.while_loop(lambda s: s[0].going & (s[1] < SEGMENT), step, (lane, jnp.int32(0)))[0]
 
 
-def _judged(task: _Task, batch: PyTree, place: Place) -> dict[str, Any]:
-    surface, (params, g) = task.surface(batch), place
+def _judged(task: _Task, shared: tuple[PyTree, Any], place: Place) -> dict[str, Any]:
+    surface, (params, g) = task.surface(shared[0]), place
     curvature = surface.curvature(params)
-    norm, length = curvature.frobenius()[0], trees.norm(g)
+    norm, length = curvature.frobenius(), trees.norm(g)
     p = trees.scale(
         -1, curvature.solve(g, rtol=FLAT_H, max_steps=4 * surface.inner, max_norm=np.inf, most=MOST, norm=norm).x
     )
     rest = trees.add(curvature.product(p), g)
     left = trees.norm(rest)
     ratio = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
-    eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(params))
-    signs = trees.rademacher_like(jax.random.key(0), params)
-    beside = jax.tree.map(lambda x, s: x * (1 + eps * s), params, signs)
-    moved = trees.axpy(-1, g, surface.gradient(beside))
+    moved = trees.axpy(-1, g, surface.gradient(trees.nudged(jax.random.key(0), params)))
     return {
         "loss": surface.value(params),
         "grad_norm_sq": length**2,

@@ -6,8 +6,6 @@ communication. A unit of the store is one or more lanes. Everything random is fo
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -66,15 +64,11 @@ def sweep(
       >>> hj.open_sweep(path)["negative"].values.tolist()
       [[2, 2], [2, 2], [2, 2]]
     """
-    index, count = worker
-    if workers > 1 and count > 1:
+    if workers > 1 and worker[1] > 1:
         raise ValueError(f"give workers= (local processes) or worker= (this process's share), not both: {worker}.")
-    if not 0 <= index < count:
-        raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker}.")
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}.")
-    if unit is not None and unit < 1:
-        raise ValueError(f"unit must be at least 1 init, got {unit}.")
+    runs.check_shares(unit, worker, "init")
     if workers > 1:
         check_shareable(config, workers)
     if Store.is_anything_at(path):  # what is no store is refused before anything is compiled
@@ -83,7 +77,7 @@ def sweep(
     bound = None if memory is None else devices.parse_bytes(memory)
     lanes = Lanes(config, resolve(config), bound)
     store = _open_or_create(lanes, Path(path), unit, progress)
-    todo = [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
+    todo = runs.units_of(store, worker)
     if not todo:
         if progress:
             done = f"{runs.num_done(store)}/{store.num_rows} inits are done"
@@ -93,15 +87,9 @@ def sweep(
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
     lanes.compile(store.read("step").tolist(), _recorded_way(store))
-    log = partial(runs.log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
-    log("start", t=began, units=len(todo), compile_s=lanes.compile_s, device=devices.describe())
-    total = sum(b - a for a, b in map(store.span, todo))
-    with Progress(total, config.landscape_name, before=runs.num_done(store), enabled=progress) as bar:
-        for u in todo:
-            since = time.perf_counter()
-            store.write(u, _unit(lanes, *store.span(u), bar))
-            log("unit", unit=u, seconds=round(time.perf_counter() - since, 3))
-    log("end", wall_s=round(time.time() - began, 3))
+    said = {"began": began, "worker": worker, "label": config.landscape_name, "what": "inits", "progress": progress}
+    facts = {"compile_s": lanes.compile_s, "device": devices.describe()}
+    runs.write_units(store, todo, partial(_unit, lanes), **said, **facts)
     return store.path
 
 

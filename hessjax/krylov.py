@@ -290,12 +290,12 @@ def _matrix(diagonal: Float[Array, "*lanes m"], side: Float[Array, "*lanes l"]) 
 
 def eps(op: Operator) -> float:
     """Rounding of the operator's products: that of its dtype, or of float32 for a smaller one computed in float32."""
-    return float(max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(space(op))))
+    return trees.eps(space(op))
 
 
 def product_eps(op: Operator) -> float:
     """Rounding of a product on its way in and out: that of the least precise dtype of the params."""
-    return float(max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(op.like)))
+    return trees.eps(op.like)
 
 
 def _dimension(op: Operator) -> int:

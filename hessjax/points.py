@@ -18,6 +18,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
+from hessjax import trees
 from hessjax.arguments import check_tolerance, hashable
 from hessjax.assembly import dense
 from hessjax.curvature import Hessian
@@ -116,7 +117,7 @@ def classify_point(
         raise ValueError(f"lower_bound must be finite, got {lower_bound}.")
     point = jax.tree.map(jnp.asarray, point)
     found = kinks(loss, point, batch)
-    eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(point))
+    eps = trees.eps(point)
     if eps > float(jnp.finfo(jnp.float32).eps):
         raise TypeError("point is of a dtype narrower than float32, whose rounding hides every kind; widen it.")
     flat, unravel = ravel_pytree(point)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime
 import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hessjax import devices
+from hessjax.progress import Progress
 from hessjax.records import landscape_differences
 from hessjax.store import Store, StoreError
 from hessjax.stored import differences
@@ -17,7 +22,17 @@ from hessjax.stored import differences
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["circumstances", "log", "num_done", "opened", "refuse_another", "run_attrs"]
+__all__ = [
+    "check_shares",
+    "circumstances",
+    "log",
+    "num_done",
+    "opened",
+    "refuse_another",
+    "run_attrs",
+    "units_of",
+    "write_units",
+]
 
 
 def circumstances() -> dict[str, Any]:
@@ -56,6 +71,48 @@ def log(store: Store, event: str, **fields: Any) -> None:
     """One line of the store's log, with the time and the process."""
     at = datetime.datetime.now(datetime.UTC)
     store.log(event=event, at=at.isoformat(timespec="seconds"), pid=os.getpid(), **{"t": at.timestamp(), **fields})
+
+
+def units_of(store: Store, worker: tuple[int, int]) -> list[int]:
+    """The units that are this worker's and not written."""
+    index, count = worker
+    return [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
+
+
+def check_shares(unit: int | None, worker: tuple[int, int], what: str) -> None:
+    """Refuses units and workers that there cannot be.
+
+    Raises:
+      ValueError: unit below 1, or worker not (i, n) with 0 <= i < n.
+    """
+    index, count = worker
+    if not 0 <= index < count:
+        raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker}.")
+    if unit is not None and unit < 1:
+        raise ValueError(f"unit must be at least 1 {what}, got {unit}.")
+
+
+def write_units(
+    store: Store, units: Sequence[int], rows: Callable[[int, int, Progress], dict[str, np.ndarray]], **said: Any
+) -> None:
+    """Writes units one after another, each with a line in the log, and shows how far it is.
+
+    Args:
+      store: where to.
+      units: their numbers.
+      rows: of a unit's first and past-last row and the progress to advance: its arrays.
+      **said: began, worker, label, what, progress; the rest goes into the log's first line.
+    """
+    began, worker, label, what, progress = (said.pop(k) for k in ("began", "worker", "label", "what", "progress"))
+    write = partial(log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
+    write("start", t=began, units=len(units), **said)
+    total = sum(b - a for a, b in map(store.span, units))
+    with Progress(total, label, before=num_done(store), enabled=progress, what=what) as bar:
+        for u in units:
+            since = time.perf_counter()
+            store.write(u, rows(*store.span(u), bar))
+            write("unit", unit=u, seconds=round(time.perf_counter() - since, 3))
+    write("end", wall_s=round(time.time() - began, 3))
 
 
 def num_done(store: Store) -> int:

@@ -6,8 +6,6 @@ starts are in its unit (lanes that run together round alike, not the same).
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -89,33 +87,18 @@ def search(
       >>> hj.open_search(path)["status"].shape
       (4, 1)
     """
-    index, count = worker
-    if not 0 <= index < count:
-        raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker}.")
-    if unit is not None and unit < 1:
-        raise ValueError(f"unit must be at least 1 start, got {unit}.")
+    runs.check_shares(unit, worker, "start")
     if Store.is_anything_at(path):
         Store.open(path)
     began, land = time.time(), resolve(config)
     store = _open_or_create(config, land, Path(path), min(unit or UNIT, config.num_starts))
-    todo = [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
+    todo = runs.units_of(store, worker)
     if not todo:
         if progress:
             say(f"{config.landscape_name}: nothing left to do here, {runs.num_done(store)}/{store.num_rows} are done")
         return store.path
-    log = partial(runs.log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
-    log("start", t=began, units=len(todo))
-    total = sum(b - a for a, b in map(store.span, todo))
-    before = runs.num_done(store)
-    with Progress(total, config.landscape_name, before=before, enabled=progress, what="starts") as bar:
-        for u in todo:
-            since = time.perf_counter()
-            first, stop = store.span(u)
-            rows = _unit(config, land, first, stop)
-            store.write(u, rows)
-            log("unit", unit=u, seconds=round(time.perf_counter() - since, 3))
-            bar.advance(stop - first, loss=float(np.nanmedian(rows["loss"])))
-    log("end", wall_s=round(time.time() - began, 3))
+    said = {"began": began, "worker": worker, "label": config.landscape_name, "what": "starts", "progress": progress}
+    runs.write_units(store, todo, partial(_unit, config, land), **said)
     return store.path
 
 
@@ -190,7 +173,7 @@ def _starts(config: Search, land: Landscape, first: int, count: int) -> PyTree:
     return starts.along_training(land, key, count, noise=config.noise, **training, **numbered)
 
 
-def _unit(config: Search, land: Landscape, first: int, stop: int) -> dict[str, np.ndarray]:
+def _unit(config: Search, land: Landscape, first: int, stop: int, bar: Progress) -> dict[str, np.ndarray]:
     """Rows first..stop-1: every method's points."""
     begun = _starts(config, land, first, stop - first)
     columns = []
@@ -199,6 +182,8 @@ def _unit(config: Search, land: Landscape, first: int, stop: int) -> dict[str, n
         points = find_critical_points(land.loss, begun, land.batch, method=method, **limits)
         columns.append(_columns(land, points, config.tol))
     rows = {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
+    finite = rows["loss"][np.isfinite(rows["loss"])]
+    bar.advance(stop - first, loss=float(np.median(finite)) if finite.size else np.nan)
     return {"start_loss": np.asarray(_losses(land, begun)), **rows}
 
 

@@ -6,7 +6,7 @@ Start i depends on the key and on i alone, so that a study can make any of them 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def from_sweep(path: str | Path, key: PRNGKey, num_starts: int, *, noise: float 
       (5, 6)
     """
     check_tolerance("noise", noise)
-    store, config = sweep_at(path)
+    store, _ = sweep_at(path)
     losses, steps = store.read("loss"), store.read("step")
     inits, times = np.nonzero(np.isfinite(losses) & (store.read("status") == 0))
     if not len(inits):
@@ -157,9 +157,20 @@ def from_sweep(path: str | Path, key: PRNGKey, num_starts: int, *, noise: float 
     numbers = _numbers(num_starts, first)
     levels = np.asarray(_over(jax.random.uniform, key, numbers))
     aims = found.min() + levels * (found.max() - found.min())
-    row = np.abs(found[:, None] - aims).argmin(0)
-    params = _trained(_lanes(store, config), inits[row], steps[times[row]])
+    row = _nearest(found, aims)
+    params = _trained(_lanes(store.path.resolve(), str(store.attributes.get("created"))), inits[row], steps[times[row]])
     return _noisy(params, key, numbers, noise * (numbers % 2))
+
+
+def _nearest(found: np.ndarray, aims: np.ndarray) -> np.ndarray:
+    """Where each aim's nearest is, the lower of two as near."""
+    order = np.argsort(found, kind="stable")
+    ascending = found[order]
+    above = np.clip(np.searchsorted(ascending, aims), 1, max(len(found) - 1, 1))
+    above = np.minimum(above, len(found) - 1)
+    below = np.maximum(above - 1, 0)
+    lower = np.abs(ascending[below] - aims) <= np.abs(ascending[above] - aims)
+    return order[np.where(lower, below, above)]
 
 
 def _trained(lanes: Lanes, inits: np.ndarray, steps: np.ndarray) -> PyTree:
@@ -177,22 +188,15 @@ def _after(lanes: Lanes, inits: Array, steps: Array) -> PyTree:
     return jax.vmap(lanes.params)(inits, steps)
 
 
-MADE: dict[tuple[str, str], Lanes] = {}  # of the last sweep that was started from: a study asks for each of its units
-
-
-def _lanes(store: Store, config: Sweep) -> Lanes:
-    """The programs of the sweep, if the landscape of that name is the one it was of."""
-    same = str(store.path.resolve()), str(store.attributes.get("created"))
-    if same not in MADE:
-        lanes = Lanes(config, resolve(config))
-        other = landscape_differences(store.attributes["landscape"], lanes.identity())
-        if other:
-            raise StoreError(
-                f"the sweep at {str(store.path)!r} was of another landscape of this name: {'; '.join(other)}."
-            )
-        MADE.clear()
-        MADE[same] = lanes
-    return MADE[same]
+@lru_cache(maxsize=1)  # a study asks for each of its units
+def _lanes(path: Path, created: str) -> Lanes:
+    """The programs of a sweep, if the landscape of that name is the one it was of."""
+    store, config = sweep_at(path)
+    lanes = Lanes(config, resolve(config))
+    other = landscape_differences(store.attributes["landscape"], lanes.identity())
+    if other:
+        raise StoreError(f"the sweep at {str(path)!r} was of another landscape of this name: {'; '.join(other)}.")
+    return lanes
 
 
 def sweep_at(path: str | Path) -> tuple[Store, Sweep]:

@@ -24,11 +24,13 @@ __all__ = [
     "conform",
     "dot",
     "dots",
+    "eps",
     "gram",
     "in_shard_map",
     "lift",
     "norm",
     "normal_like",
+    "nudged",
     "path_str",
     "rademacher_like",
     "ravel",
@@ -68,6 +70,16 @@ def size(tree: PyTree) -> int:
       10
     """
     return sum(int(leaf.size) for leaf in jax.tree.leaves(structs(tree)))
+
+
+def eps(tree: PyTree) -> float:
+    """The rounding of the coarsest leaf: arrays, or shapes with dtypes.
+
+    Example:
+      >>> eps({"a": jnp.zeros(2, jnp.bfloat16), "b": jnp.zeros(2)})
+      0.0078125
+    """
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(tree))
 
 
 def scalar_dtype(tree: PyTree) -> jnp.dtype:
@@ -300,6 +312,19 @@ def normal_like(key: PRNGKey, like: PyTree) -> PyTree:
 def rademacher_like(key: PRNGKey, like: PyTree) -> PyTree:
     """Independent random signs shaped like `like`."""
     return draw_like(jax.random.rademacher, key, like)
+
+
+def nudged(key: PRNGKey, tree: PyTree) -> PyTree:
+    """The tree with every number moved by its rounding, up or down: what shows how far rounding moves a function of it.
+
+    Zeros, and what is small, are moved by the rounding of the largest of their leaf, or of 1 where all are zero.
+    """
+
+    def leaf(x, sign):
+        largest = jnp.max(jnp.abs(x))
+        return x + eps(tree) * sign * jnp.where(largest > 0, largest, 1)
+
+    return jax.tree.map(leaf, tree, rademacher_like(key, tree))
 
 
 def ravel(tree: PyTree) -> tuple[Float[Array, " n"], Callable[[Array], PyTree]]:

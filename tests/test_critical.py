@@ -234,6 +234,9 @@ def test_programs_are_few_and_kept(float64):
     made = programs() - before
     assert made <= math.log2(32) + 1 + 2
     hj.find_critical_points(f, starts + 0.01, method="gradient-norm", grad_norm_sq_tol=1e-8)
+    so_far = programs()
+    hj.find_critical_points(f, starts, method="gradient-norm", max_steps=7)  # other steps are no other program
+    assert programs() == so_far
     assert programs() <= before + math.log2(32) + 1 + 2
 
 

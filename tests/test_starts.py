@@ -11,6 +11,7 @@ from hessjax import starts
 from hessjax.store import StoreError
 
 KEY = jax.random.key(3)
+RNG = np.random.default_rng(1)
 
 
 def bowl(size=2):
@@ -106,3 +107,9 @@ def test_stores_that_cannot_be_started_from(tmp_path):
 def test_bad_input_is_refused(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 50])
+def test_the_nearest_row_is_that_of_the_whole_table(count):
+    rows, aims = RNG.standard_normal(count), RNG.uniform(-3, 3, 40)
+    assert (starts._nearest(rows, aims) == np.abs(rows[:, None] - aims).argmin(0)).all()

@@ -17,7 +17,7 @@ from hessjax.finders.curvatures import Assembled, Curvature, Products
 from hessjax.objective import mean_loss
 from hessjax.stacks import mirrored
 
-__all__ = ["HALVINGS", "Method", "Moved", "Place", "Surface", "ahead", "backtracked", "still"]
+__all__ = ["HALVINGS", "Method", "Moved", "Place", "Surface", "backtracked", "chosen", "still"]
 
 HALVINGS = 40  # of a step that leads nowhere, before it is given up
 
@@ -82,16 +82,6 @@ class Method(NamedTuple):
     step: Callable[[Surface, Place, Any], Moved]
 
 
-def ahead(params: PyTree, length: Any, direction: PyTree) -> PyTree:
-    """params + length * direction.
-
-    Example:
-      >>> ahead(jnp.ones(2), 2.0, jnp.array([1.0, -1.0])).tolist()
-      [3.0, -1.0]
-    """
-    return trees.axpy(length, direction, params)
-
-
 def still(params: PyTree, length: Any) -> Bool[Array, ""]:
     """Whether a step of this length moves params by no more than rounding does.
 
@@ -99,8 +89,7 @@ def still(params: PyTree, length: Any) -> Bool[Array, ""]:
       >>> bool(still(jnp.ones(2), 1e-9)), bool(still(jnp.ones(2), 1e-3))
       (True, False)
     """
-    eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(params))
-    return ~(length > eps * trees.norm(params))
+    return ~(length > trees.eps(params) * trees.norm(params))
 
 
 def backtracked(
@@ -127,13 +116,13 @@ def backtracked(
 
     def tried(state):
         t, count, _, _ = state
-        g = surface.gradient(ahead(here.params, t, direction))
+        g = surface.gradient(trees.axpy(t, direction, here.params))
         enough = square(g) <= begun + 2 * sufficient * t * slope
         return jnp.where(enough, t, t / 2), count + 1, g, enough
 
     start = (jnp.asarray(first, begun.dtype) + 0 * begun, jnp.int32(0), none, begun != begun)
     t, _, gradient, found = jax.lax.while_loop(lambda s: ~s[3] & (s[1] < HALVINGS), tried, start)
-    there = Place(ahead(here.params, t, direction), gradient)
+    there = Place(trees.axpy(t, direction, here.params), gradient)
     return chosen(found, there, here), found, t
 
 

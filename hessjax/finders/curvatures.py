@@ -61,8 +61,8 @@ class Curvature(abc.ABC):
         """g by eigenvectors."""
 
     @abc.abstractmethod
-    def frobenius(self) -> tuple[Float[Array, ""], int]:
-        """||H||_F, and the products it took."""
+    def frobenius(self) -> Float[Array, ""]:
+        """||H||_F."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Assembled(Curvature):
         parts = jnp.matmul(vectors.T, trees.ravel(g)[0], precision="highest")
         return Modes(values, parts, jax.vmap(self._back, in_axes=1)(vectors), 0)
 
-    def frobenius(self) -> tuple[Float[Array, ""], int]:
-        return jnp.linalg.norm(self.matrix), 0
+    def frobenius(self) -> Float[Array, ""]:
+        return jnp.linalg.norm(self.matrix)
 
     def _back(self, flat: Float[Array, " n"]) -> PyTree:
         return trees.ravel(self.like)[1](flat)
@@ -120,7 +120,7 @@ class Products(Curvature):
         basis = trees.combine(jnp.where(used[:, None], vectors, 0).T, run.basis)
         return Modes(values, parts, basis, self.steps)
 
-    def frobenius(self) -> tuple[Float[Array, ""], int]:
+    def frobenius(self) -> Float[Array, ""]:
         keys = jax.random.split(jax.random.key(0), PROBES)
         square = lambda key: trees.norm(self.product(trees.rademacher_like(key, self.op.like))) ** 2
-        return jnp.sqrt(jnp.mean(jax.lax.map(square, keys))), PROBES
+        return jnp.sqrt(jnp.mean(jax.lax.map(square, keys)))

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from hessjax import trees
-from hessjax.finders.base import Method, Moved, Place, Surface, ahead, backtracked, still
+from hessjax.finders.base import Method, Moved, Place, Surface, backtracked, still
+from hessjax.finders.curvatures import Curvature
 
 __all__ = ["DAMPED", "WHOLE"]
 
@@ -20,8 +21,7 @@ def _begin(params: PyTree) -> tuple[()]:
     return ()
 
 
-def _direction(surface: Surface, here: Place) -> tuple[PyTree, int]:
-    curvature = surface.curvature(here.params)
+def _direction(curvature: Curvature, here: Place) -> tuple[PyTree, int]:
     modes = curvature.modes(here.gradient)
     kept = modes.kept()
     parts = jnp.where(kept, modes.parts / jnp.where(kept, modes.values, 1), 0)
@@ -29,14 +29,15 @@ def _direction(surface: Surface, here: Place) -> tuple[PyTree, int]:
 
 
 def _whole(surface: Surface, here: Place, memory: tuple[()]) -> Moved:
-    direction, cost = _direction(surface, here)
-    to = ahead(here.params, 1, direction)
+    direction, cost = _direction(surface.curvature(here.params), here)
+    to = trees.add(here.params, direction)
     return Moved(Place(to, surface.gradient(to)), memory, ~still(here.params, trees.norm(direction)), cost)
 
 
 def _damped(surface: Surface, here: Place, memory: tuple[()]) -> Moved:
-    direction, cost = _direction(surface, here)
-    slope = trees.dot(surface.products(here.params).product(direction), here.gradient)
+    curvature = surface.curvature(here.params)
+    direction, cost = _direction(curvature, here)
+    slope = trees.dot(curvature.product(direction), here.gradient)
     there, moved, t = backtracked(surface, here, direction, slope)
     return Moved(there, memory, moved & ~still(here.params, t * trees.norm(direction)), cost + 1)
 

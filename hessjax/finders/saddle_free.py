@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from hessjax import trees
-from hessjax.finders.base import HALVINGS, Method, Moved, Place, Surface, ahead, chosen, still
+from hessjax.finders.base import HALVINGS, Method, Moved, Place, Surface, chosen, still
 
 __all__ = ["METHOD"]
 
@@ -37,14 +37,14 @@ def _step(surface: Surface, here: Place, memory: Float[Array, ""]) -> Moved:
     def tried(state):
         damping, count, _ = state
         step = parts(damping)
-        down = surface.value(ahead(here.params, 1, modes.combined(step)))
+        down = surface.value(trees.add(here.params, modes.combined(step)))
         enough = down <= value + SUFFICIENT * (step @ modes.parts)
         return jnp.where(enough, damping, jnp.maximum(FACTOR * damping, LEAST)), count + 1, enough
 
     start = (memory, jnp.int32(0), value != value)
     damping, _, found = jax.lax.while_loop(lambda s: ~s[2] & (s[1] < HALVINGS), tried, start)
     direction = modes.combined(parts(damping))
-    to = ahead(here.params, 1, direction)
+    to = trees.add(here.params, direction)
     there = chosen(found, Place(to, surface.gradient(to)), here)
     less = jnp.where(damping > LEAST * FACTOR, damping / FACTOR, 0)
     going = found & ~still(here.params, trees.norm(direction))

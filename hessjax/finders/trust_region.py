@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from hessjax import trees
-from hessjax.finders.base import HALVINGS, Method, Moved, Place, Surface, ahead, chosen, still
+from hessjax.finders.base import HALVINGS, Method, Moved, Place, Surface, chosen, still
 from hessjax.finders.curvatures import Modes
 
 __all__ = ["METHOD"]
@@ -38,7 +38,7 @@ def _step(surface: Surface, here: Place, memory: Float[Array, ""]) -> Moved:
     def tried(state):
         radius, count, _, _ = state
         parts, length = _within(modes, radius)
-        g = surface.gradient(ahead(here.params, 1, modes.combined(parts)))
+        g = surface.gradient(trees.add(here.params, modes.combined(parts)))
         promised = begun - jnp.sum((modes.parts + modes.values * parts) ** 2)
         share = (begun - square(g)) / jnp.where(promised > 0, promised, 1)
         share = jnp.where((promised > 0) & jnp.isfinite(share), share, -1)
@@ -53,7 +53,7 @@ def _step(surface: Surface, here: Place, memory: Float[Array, ""]) -> Moved:
     start = (memory, jnp.int32(0), trees.scale(0, here.gradient), begun != begun, memory)
     radius, _, gradient, found, used = jax.lax.while_loop(lambda s: ~s[3] & (s[1] < HALVINGS), body, start)
     direction = modes.combined(_within(modes, used)[0])
-    there = chosen(found, Place(ahead(here.params, 1, direction), gradient), here)
+    there = chosen(found, Place(trees.add(here.params, direction), gradient), here)
     going = found & ~still(here.params, trees.norm(direction))
     return Moved(there, radius, going, curvature.cost + modes.num_matvecs)
 

@@ -61,7 +61,10 @@ def _print(ds: Any) -> None:
     for row in summary(ds):
         total = sum(row[word] for word in ("critical", "gradient-flat", "unfinished", "diverged"))
         said = ", ".join(f"{row[word]} {word}" for word in ("critical", "gradient-flat", "unfinished", "diverged"))
-        more = f"; of the critical {row['index 0']} have index 0" if "index 0" in row else ""
+        if not row["critical"] or "index 0" not in row:
+            print(f"{row['method']:14s} {total} starts: {said}")
+            continue
+        more = f"; of the critical {row['index 0']} have index 0"
         more += f" ({row['above the bound']} of them above the lower bound)" if "above the bound" in row else ""
         more += f", {row['known']} are known points" if "known" in row else ""
         print(f"{row['method']:14s} {total} starts: {said}{more}")

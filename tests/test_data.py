@@ -306,6 +306,7 @@ GOOD = idx(np.zeros((2, 28, 28), np.uint8))
         (GOOD[:9], "not an idx file of bytes"),
         (idx(np.zeros((3, 28, 28), np.uint8)), "do not belong together"),
     ],
+    ids=["short", "not bytes", "empty", "cut header", "too many"],
 )
 def test_idx_files_that_are_none_are_answered_in_one_line(content, words, tmp_path):
     some_mnist(tmp_path, 2, "train")
@@ -316,7 +317,11 @@ def test_idx_files_that_are_none_are_answered_in_one_line(content, words, tmp_pa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(GOOD)[:-9], gzip.compress(GOOD)[:12] + b"\xff" * 40])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(GOOD)[:-9], gzip.compress(GOOD)[:12] + b"\xff" * 40],
+    ids=["no gzip", "cut", "torn"],  # the bytes hold the second they were packed in
+)
 def test_packed_files_that_are_none_are_answered_in_one_line(content, tmp_path):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Arguments, refused in one line where they make no sense."""
+"""Arguments: refused in one line where they make no sense, functions made what compiled programs take."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jax.tree_util import Partial
 
-__all__ = ["MOST", "check_accuracy", "check_count", "check_tolerance", "hashable", "is_full"]
+__all__ = ["MOST", "as_pytree", "check_accuracy", "check_count", "check_tolerance", "hashable", "is_full"]
 
 MOST = 2**30  # products that are counted, in int32
 
@@ -34,7 +35,7 @@ def check_tolerance(name: str, value: Any) -> None:
 
 
 def hashable(loss: Callable) -> Callable:
-    """The loss, or, where it has no hash (a dataclass of arrays), a function that calls it: what jit can keep.
+    """The loss, or, where it has no hash (a dataclass of arrays), one that is the same as long as it is: for jit.
 
     Example:
       >>> hashable(abs) is abs
@@ -43,8 +44,35 @@ def hashable(loss: Callable) -> Callable:
     try:
         hash(loss)
     except TypeError:
-        return lambda *args: loss(*args)
+        return _Same(loss)
     return loss
+
+
+def as_pytree(function: Callable) -> Partial:
+    """A function that can be an argument of compiled ones: itself, where it is a `Partial` already.
+
+    Example:
+      >>> import jax
+      >>> float(jax.jit(lambda f, x: f(x))(as_pytree(abs), -1.0))
+      1.0
+    """
+    return function if isinstance(function, Partial) else Partial(hashable(function))
+
+
+class _Same:
+    """Calls a function, and is equal to what calls the same one."""
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return id(self.function)
 
 
 def is_full(reorthogonalize: str) -> bool:

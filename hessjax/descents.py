@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from hessjax import trees
+from hessjax.arguments import as_pytree
 
 __all__ = ["Descent", "descent", "settled"]
 
@@ -48,7 +50,7 @@ def descent(
     """A curve down from a critical point whose Hessian has no negative eigenvalue, where one is found.
 
     Args:
-      function: of displacements [n] from the point, to a number.
+      function: of displacements [n] from the point, to a number; compiled once where it is a `Partial` of arrays.
       null: an orthonormal basis of the null space, columns.
       across: one of the range, columns, and the eigenvalues there, above 0.
       eps: of the dtype the function is computed in.
@@ -60,13 +62,27 @@ def descent(
       (4.0, 1.0)
     """
     n, d = null.shape
-    gradient = jax.grad(function)
     at_zero = float(function(jnp.zeros(n, null.dtype)))
+    units = np.random.default_rng(2).standard_normal((STARTS, d))
+    units = np.concatenate([units, np.eye(d)[: STARTS // 2], -np.eye(d)[: STARTS // 2]])
+    z = jnp.asarray(units / np.linalg.norm(units, axis=1, keepdims=True), null.dtype)
+    radii, found = LARGEST * 0.5 ** np.arange(RADII), []
+    for radius in radii:
+        z = z / jnp.linalg.norm(z, axis=1, keepdims=True) * radius
+        z, value, points = _lowest(as_pytree(function), null, across, at_zero, z)
+        found.append((np.asarray(value, float), np.asarray(points, float)))
+    noise = 1e2 * eps * (abs(at_zero) + float(jnp.max(across[1], initial=0.0)) * radii**2)
+    return _best(radii, np.stack([value for value, _ in found]), np.stack([points for _, points in found]), noise)
+
+
+@jax.jit
+def _lowest(function: Partial, null: Any, across: Any, at_zero: Any, z: Any) -> tuple[Any, Any, Any]:
+    """From directions [k, d] to the lowest values that they lead to at their radius: there, the values, the points."""
+    gradient = jax.grad(function)
 
     def phi(z):
-        t = settled(gradient, null @ z, across)
-        value = function(t) - at_zero
-        return jnp.where(jnp.isfinite(value), value, jnp.inf), t
+        value = function(settled(gradient, null @ z, across)) - at_zero
+        return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     def improved(state, _):
         """One turn of a direction on its sphere, if it leads lower; the next is half as far if not."""
@@ -78,27 +94,17 @@ def descent(
         way = -tangent / jnp.where(length > 0, length, 1)
         tried = jnp.cos(angle) * z + jnp.sin(angle) * radius * way
         tried = tried * radius / trees.norm(tried)  # on a line the tangent is nothing but rounding
-        lower, _ = phi(tried)
+        lower = phi(tried)
         better = (lower < value) & (length > 0)
         new = jnp.where(better, tried, z), jnp.where(better, lower, value), jnp.where(better, 1.5 * angle, angle / 2)
         return (new[0], new[1], jnp.minimum(new[2], 1.0)), None
 
     def lowest(z):
-        """From unit directions to the lowest values that they lead to at their radius."""
-        state = z, phi(z)[0], jnp.full((), 0.3, z.dtype)
+        state = z, phi(z), jnp.full((), 0.3, z.dtype)
         z, value, _ = jax.lax.scan(improved, state, length=STEPS)[0]
         return z, value, settled(gradient, null @ z, across)
 
-    units = np.random.default_rng(2).standard_normal((STARTS, d))
-    units = np.concatenate([units, np.eye(d)[: STARTS // 2], -np.eye(d)[: STARTS // 2]])
-    z = jnp.asarray(units / np.linalg.norm(units, axis=1, keepdims=True), null.dtype)
-    search = jax.jit(lambda z: jax.lax.map(lowest, z))
-    radii, found = LARGEST * 0.5 ** np.arange(RADII), []
-    for radius in radii:
-        z, value, points = search(z / jnp.linalg.norm(z, axis=1, keepdims=True) * radius)
-        found.append((np.asarray(value, float), np.asarray(points, float)))
-    noise = 1e2 * eps * (abs(at_zero) + float(jnp.max(across[1], initial=0.0)) * radii**2)
-    return _best(radii, np.stack([value for value, _ in found]), np.stack([points for _, points in found]), noise)
+    return jax.lax.map(lowest, z)
 
 
 def settled(

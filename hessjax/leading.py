@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from hessjax import quartics
+from hessjax.arguments import as_pytree
 from hessjax.reduced import cubic_and_quartic, reduced_series
 
 __all__ = ["Leading", "largest_coefficient", "leading_form"]
@@ -36,7 +38,7 @@ def leading_form(function: Callable, null: Any, regular: tuple, least: float, ep
     """By the first coefficient that is not zero on a line, by the cubic and the quartic form in more dimensions.
 
     Args:
-      function: of displacements from the point.
+      function: of displacements from the point; compiled once where it is a `Partial` of arrays.
       null: an orthonormal basis of the null space, columns.
       regular: one of the range, columns, and the eigenvalues there, above 0.
       least: above it a coefficient is not zero.
@@ -63,15 +65,20 @@ def largest_coefficient(function: Callable, n: int, dtype: Any) -> float:
     nothing = jnp.zeros((n, 0), dtype), jnp.zeros(0, dtype)
     units = np.random.default_rng(0).standard_normal((PROBES, n))
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    probed = np.abs(_probed(function, nothing, jnp.asarray(units, dtype))).max(initial=0.0)
-    begun = function(jnp.zeros(n, dtype))
-    apart = np.abs(np.asarray([function(jnp.asarray(u, dtype)) - begun for u in units], float))
+    function, units = as_pytree(function), jnp.asarray(units, dtype)
+    probed = np.abs(np.asarray(_probed(function, nothing, units), float)).max(initial=0.0)
+    apart = np.abs(np.asarray(_apart(function, units), float))
     return float(max(probed, np.max(apart[np.isfinite(apart)], initial=0.0)))
 
 
-def _probed(function: Callable, regular: tuple, units: Any) -> np.ndarray:
-    of = cubic_and_quartic(function, *regular)
-    return np.asarray(jax.jit(lambda u: jax.lax.map(of, u))(units), float)
+@jax.jit
+def _probed(function: Partial, regular: tuple, units: Any) -> Any:
+    return jax.lax.map(cubic_and_quartic(function, *regular), units)
+
+
+@jax.jit
+def _apart(function: Partial, units: Any) -> Any:
+    return jax.lax.map(function, units) - function(jnp.zeros_like(units[0]))
 
 
 def _on_a_line(function: Callable, null: Any, regular: tuple, least: float, eps: float) -> Leading:
@@ -97,7 +104,8 @@ def _on_a_space(function: Callable, null: Any, regular: tuple, least: float, eps
     count = max(PROBES, 2 * len(quartics.monomials(d))) if d <= MAX_FITTED else PROBES * d
     units = np.random.default_rng(1).standard_normal((count, d))
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    cubic, quartic = _probed(function, regular, jnp.asarray(units, null.dtype) @ null.T).T
+    probed = _probed(as_pytree(function), regular, jnp.asarray(units, null.dtype) @ null.T)
+    cubic, quartic = np.asarray(probed, float).T
     if not np.isfinite([cubic, quartic]).all():
         return Leading("derivatives beyond the Hessian are not finite")
     largest = int(np.argmax(np.abs(cubic)))

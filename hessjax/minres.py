@@ -129,13 +129,17 @@ def minres_qlp(
     b = trees.conform(b, space(op), "b")
     most = 1 / (1000 * eps(op)) if max_condition is None else max_condition
     limits = {"rtol": float(rtol), "max_steps": max_steps or 4 * op.size, "max_norm": float(max_norm), "most": most}
-    return run(solved, op, b, **limits)
+    return run(_within, op, b, limits)
+
+
+def _within(op: Operator, b: PyTree, limits: dict[str, Any]) -> Solution:
+    return solved(op, b, **limits)
 
 
 def solved(
-    op: Operator, b: PyTree, *, rtol: float, max_steps: int, max_norm: float, most: float, norm: Any = 0.0
+    op: Operator, b: PyTree, *, rtol: Any, max_steps: Any, max_norm: Any, most: Any, norm: Any = 0.0
 ) -> Solution:
-    """`minres_qlp` of checked arguments, traced or streamed.
+    """`minres_qlp` of checked arguments, traced or streamed; all of them can be traced.
 
     `norm` is ||A|| where more of it is known than the Krylov space of b shows: b may be in the null space.
 
@@ -145,7 +149,7 @@ def solved(
       [0.5, 0.5]
     """
     limits = {"rtol": rtol, "max_steps": max_steps, "max_norm": max_norm, "most": most, "eps": eps(op)}
-    advance = lambda s: between(_step, s, product(op, s.v), op.domain(), **limits)
+    advance = lambda s: between(_step, s, product(op, s.v), op.domain(), limits)
     last = until(op, lambda s: ~s.going, advance, _begun(op, trees.vary_with(op.confine(b), op), norm))
     residual = last.at.left / _or_one(last.at.norm * last.at.x_norm + last.at.b_norm)
     return Solution(last.x, residual, last.at.normal, last.converged, last.step)
@@ -177,10 +181,8 @@ def _reflection(a: Any, b: Any) -> tuple[Any, Any, Any]:
     return jnp.where(r > 0, a / _or_one(r), 1), b / _or_one(r), r
 
 
-def _step(
-    state: _State, w: PyTree, domain: Operator, *, rtol: float, max_steps: int, max_norm: float, most: float, eps: float
-) -> _State:
-    at = state.at
+def _step(state: _State, w: PyTree, domain: Operator, limits: dict[str, Any]) -> _State:
+    at, rtol, eps = state.at, limits["rtol"], limits["eps"]
     # Lanczos.
     w = trees.axpy(-at.beta, state.before, w)
     alpha = trees.dot(state.v, w)
@@ -192,7 +194,7 @@ def _step(
     delta, gbar = at.c * at.dbar + at.s * alpha, at.s * at.dbar - at.c * alpha
     epsilon, dbar = at.s * beta, -at.c * beta
     normal = jnp.hypot(gbar, dbar) / _or_one(norm)
-    flat = max(rtol, eps**0.5)  # without reorthogonalisation no less is reached
+    flat = jnp.maximum(rtol, eps**0.5)  # without reorthogonalisation no less is reached
     solved_before = normal <= flat
     # This step's.
     gamma = jnp.hypot(gbar, beta)
@@ -207,7 +209,7 @@ def _step(
     older, new = _mixed(c1, s1, state.older, state.v)
     old, new = _mixed(c2, s2, state.old, new)
     # L u = tau, where what is as small as rounding is left out.
-    least = norm / most
+    least = norm / limits["most"]
     over = lambda a, d: jnp.where(jnp.abs(d) > least, a / _or_one(d), 0)
     u2 = over(at.tau2 - at.l24 * at.u4 - at.l23 * at.u3, l22)
     u1 = over(at.tau1 - at.l13 * at.u3 - l12 * u2, l11)
@@ -218,7 +220,7 @@ def _step(
     x = trees.axpy(u1, old, trees.axpy(u0, new, settled))
     length = jnp.hypot(at.length, u2)  # no entry is too large to be squared
     x_norm = jnp.hypot(jnp.hypot(length, u1), u0)
-    taken = (x_norm <= max_norm) & jnp.isfinite(x_norm)
+    taken = (x_norm <= limits["max_norm"]) & jnp.isfinite(x_norm)
     left = jnp.where(jnp.abs(l00) > least, phi, at.phi)
     near = left <= rtol * (norm * x_norm + at.b_norm)
     exhausted = beta == 0
@@ -231,7 +233,7 @@ def _step(
     )  # fmt: skip
     step = state.step + 1
     converged = taken & (solved_before | near | exhausted)
-    going = taken & ~(solved_before | near | exhausted) & (step < max_steps)
+    going = taken & ~(solved_before | near | exhausted) & (step < limits["max_steps"])
     v = _divided(w, beta)
     return _State(v, state.v, old, new, settled, kept(x, state.x), scalars, step, going, converged)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 from jaxtyping import PyTree
 
 from hessjax import trees
@@ -177,8 +178,9 @@ class _Surface(NamedTuple):
     tol: float  # of zero eigenvalues, relative, not below the rounding of the Hessian
     eps: float  # of the coarsest params
 
-    def loss(self, x: Any) -> Any:
-        return mean_loss(self.of_params, self.unravel(x), self.batch)
+    def displaced(self, x: Any, sign: float) -> Partial:
+        """sign times the loss, of displacements from x: one program for all points."""
+        return Partial(_Displaced(self.of_params, self.unravel), x, self.batch, jnp.asarray(sign, x.dtype))
 
     def at(self, x: Any) -> _Place:
         given = self.of_params, self.unravel(x), self.batch
@@ -190,6 +192,19 @@ class _Surface(NamedTuple):
         negative, positive = int((values < -threshold).sum()), int((values > threshold).sum())
         counts = negative, len(values) - negative - positive, positive
         return _Place(x, float(value), ravel_pytree(gradient)[0], values, vectors, counts, threshold)
+
+
+class _Displaced(NamedTuple):
+    of_params: Callable
+    unravel: Callable
+
+    def __call__(self, x: Any, batch: PyTree, sign: Any, t: Any) -> Any:
+        return sign * mean_loss(self.of_params, self.unravel(x + t.astype(x.dtype)), batch)
+
+
+@jax.jit
+def _along(function: Partial, ways: Any) -> Any:
+    return jax.lax.map(function, ways)
 
 
 Decision = tuple[str, Any, tuple[str, ...]]  # kind, step down, notes
@@ -244,9 +259,7 @@ def _slopes(surface: _Surface, here: _Place) -> bool:
     ways = np.concatenate([ways, -ways, np.eye(len(here.x))[:256], -np.eye(len(here.x))[:256]])
     ways /= np.linalg.norm(ways, axis=1, keepdims=True)
     short = 1e-6 * (1 + float(jnp.linalg.norm(here.x)))
-    fell = jax.jit(lambda w: jax.lax.map(lambda way: surface.loss(here.x + short * way), w))(
-        jnp.asarray(ways, here.x.dtype)
-    )
+    fell = _along(surface.displaced(here.x, 1.0), jnp.asarray(short * ways, here.x.dtype))
     bent = short**2 * float(np.abs(here.values).max())
     return bool(np.min(np.asarray(fell)) - here.loss < -10 * bent - 1e2 * surface.eps * abs(here.loss))
 
@@ -293,7 +306,7 @@ def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float
         return "degenerate minimum", None, (*notes, "the loss is its lower bound")
     sign = -1.0 if negative else 1.0  # a maximum's mirror image is a minimum
     null, across, values = there.split(zero)
-    function = lambda t: sign * surface.loss(there.x + t.astype(there.x.dtype))
+    function = surface.displaced(there.x, sign)
     coefficients = largest_coefficient(function, len(there.x), there.x.dtype)
     least = 1e4 * surface.eps * max(float(np.abs(there.values).max()) / 2, coefficients)
     hidden = float(np.sort(np.abs(there.values))[zero - 1])
@@ -304,7 +317,7 @@ def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float
     regular = across, jnp.abs(values)
     leading = leading_form(function, null, regular, least, surface.eps)
     if not leading.down and not leading.only_up:
-        leading = _searched(surface, there, function, (null, regular), leading)
+        leading = _searched(surface, there, sign, (null, regular), leading)
     notes, step = (*notes, leading.note), leading.direction if leading.down else None
     if negative:
         if leading.down:
@@ -319,17 +332,16 @@ def _degenerate(surface: _Surface, here: _Place, lowest: Any, lower_bound: float
     return "undecided", step, notes
 
 
-def _searched(surface: _Surface, there: _Place, function: Callable, spaces: tuple, leading: Leading) -> Leading:
+def _searched(surface: _Surface, there: _Place, sign: float, spaces: tuple, leading: Leading) -> Leading:
     """With a curve down, and where there is nothing else that goes up one up, if a search finds them."""
     null, regular = spaces
-    down = descent(function, null, regular, eps=surface.eps)
+    down = descent(surface.displaced(there.x, sign), null, regular, eps=surface.eps)
     if down is None:
         return leading
     way = null @ (null.T @ jnp.asarray(down.points[0], there.x.dtype))
     way = way / jnp.linalg.norm(way)
-    up = leading.up or (
-        len(regular[1]) == 0 and descent(lambda t: -function(t), null, regular, eps=surface.eps) is not None
-    )
+    mirrored = surface.displaced(there.x, -sign)
+    up = leading.up or (len(regular[1]) == 0 and descent(mirrored, null, regular, eps=surface.eps) is not None)
     return leading._replace(note=f"{leading.note}; {down}", down=True, up=up, direction=way)
 
 

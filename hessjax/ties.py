@@ -65,6 +65,8 @@ def operands(eqn: JaxprEqn) -> tuple[Operands, tuple[int, ...]] | None:
     if name == "approx_top_k":
         turned = 1 if params["is_max_k"] else -1
         return lambda x: _top(turned * x, params["reduction_dimension"] % x.ndim, params["k"]), ()
+    if name == "svd":
+        return _singular_values, ()
     if name == "clamp":
         return _clamped, (0,)
     if name in CUT and _is_complex(eqn):
@@ -82,7 +84,7 @@ def is_step(eqn: JaxprEqn) -> bool:
       >>> is_step(eqn)
       False
     """
-    several = eqn.primitive.name == "sort" and len(eqn.outvars) > 1
+    several = eqn.primitive.name in ("sort", "svd") and len(eqn.outvars) > 1  # singular vectors change places
     return several or eqn.primitive.name in STEPS or any(not is_real(x.aval) for x in eqn.outvars)
 
 
@@ -136,6 +138,8 @@ def _plain(name: str) -> str:
 
 ONE_SIDED: dict[str, Operands] = {
     "abs": lambda x: (x, jnp.zeros_like(x)),
+    "bessel_i0e": lambda x: (x, jnp.zeros_like(x)),  # exp(-|x|) is in both
+    "bessel_i1e": lambda x: (x, jnp.zeros_like(x)),
     "sign": lambda x: (x, jnp.zeros_like(x)),
     "floor": lambda x: (x, jnp.round(x)),
     "ceil": lambda x: (x, jnp.round(x)),
@@ -231,6 +235,13 @@ def _scattered(eqn: JaxprEqn, operand: Any, indices: Any, updates: Any) -> tuple
     taken = jnp.minimum(first[place], values.size - 1)
     other = jnp.where(place < 0, own, jnp.where(taken == own, place, taken))
     return updates, values[other].reshape(updates.shape)
+
+
+def _singular_values(x: Any) -> tuple[Any, Any]:
+    """Each, and 0, for it is an absolute value; then next to one another in order."""
+    found = jnp.linalg.svd(x, compute_uv=False)
+    larger, smaller = (found[..., :-1], found[..., 1:]) if found.shape[-1] else (found, found)
+    return jnp.concatenate([found, larger], -1), jnp.concatenate([jnp.zeros_like(found), smaller], -1)
 
 
 def _neighbours(x: Any, axis: int) -> tuple[Any, Any]:

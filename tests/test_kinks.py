@@ -15,6 +15,7 @@ from hessjax.kinks import kinks
 
 PLACE = 0.5  # every function below is read here, between two places where it is smooth
 SMOOTH_AT = (-0.3, 1.3)
+RNG = np.random.default_rng(0)
 
 
 @jax.custom_jvp
@@ -86,6 +87,8 @@ KINKED = {
     "truncation": lambda x: x * jnp.trunc(x + 0.5),
     "ceiling of a relu": at(lambda x: (x + 1) * jnp.ceil(jax.nn.relu(x) / 2)),
     "where, compared before in vain": at(lambda x: (jnp.mean(x > 0), jnp.where(x > 0, x, -x))[1]),
+    "bessel i0e": at(jax.scipy.special.i0e),
+    "bessel i1e": at(jax.scipy.special.i1e),  # its second derivative jumps
     "angle": at(lambda x: jnp.arctan2(x, -1 - x**2)),
     "complex logarithm": at(lambda x: jnp.log(-2.0 + x * 1j).imag),
     "derivative of a rule": at(lambda x: relu_by_rule(x)),
@@ -180,6 +183,25 @@ def test_equal_extrema_tie(function, positions):
     found = kinks(lambda w: jnp.sum(function(w)), w)
     assert [at for site in found.sites for at in site.positions] == positions
     assert found.num_tied == len(positions)
+
+
+@pytest.mark.parametrize(
+    ("function", "singular"),
+    [
+        (lambda w: jnp.sum(jnp.linalg.svd(w, compute_uv=False)), [2.0, 1.0, 0.0]),  # |s| + ...
+        (lambda w: jnp.linalg.norm(w, 2), [2.0, 2.0, 1.0]),
+        (lambda w: jnp.sum(jnp.linalg.svd(w)[0][:, 0] ** 2 * jnp.arange(3)), [2.0, 2.0, 1.0]),  # vectors change places
+        (lambda w: jnp.sum(jnp.linalg.pinv(w) ** 2), [2.0, 1.0, 0.0]),
+    ],
+)
+def test_singular_values_tie_with_zero_and_with_one_another(function, singular, float64):
+    assert not kinks(function, jnp.diag(jnp.array(singular))).smooth
+    generic = RNG.standard_normal((3, 3))
+    values = np.linalg.svd(generic, compute_uv=False)
+    found = kinks(function, jnp.asarray(generic))
+    assert found.smooth
+    nearest = np.min([*values, *-np.diff(values)])
+    assert next(site for site in found.sites if site.primitive == "svd").margin == pytest.approx(nearest)
 
 
 def test_three_equal_maxima_are_one_tied_result():

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse.linalg
 
 import hessjax as hj
+from hessjax import driving, minres
 
 RNG = np.random.default_rng(1)
 
@@ -161,3 +162,13 @@ def test_lengths_whose_squares_are_too_large():
 def test_an_exhausted_space_keeps_directions_that_are_small(float64):
     a = hj.Matrix(jnp.diag(jnp.array([1.0, 1e-9])))
     np.testing.assert_allclose(hj.minres_qlp(a, jnp.ones(2), rtol=0.0).x, [1, 1e9], rtol=1e-6)
+
+
+def test_another_tolerance_is_no_other_program():
+    a, b = hj.Matrix(jnp.diag(jnp.arange(1.0, 9.0))), jnp.ones(8)
+    programs = getattr(driving._compiled(minres._within, ()), "_cache_size")  # noqa: B009 -- jax's types lack it
+    loose = hj.minres_qlp(a, b, rtol=1e-1)
+    made = programs()
+    tight = hj.minres_qlp(a, b, rtol=1e-6, max_steps=50, max_norm=10.0, max_condition=1e5)
+    assert programs() == made
+    assert int(loose.num_matvecs) < int(tight.num_matvecs)

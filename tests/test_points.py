@@ -1,5 +1,6 @@
 """Kinds of points against those proved by hand, and against the closed forms of landscapes."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import hessjax as hj
-from hessjax import quartics
+from hessjax import descents, leading, points, quartics
 from hessjax.reduced import cubic_and_quartic, reduced_series, taylor
 
 AT_ZERO = {
@@ -361,3 +362,22 @@ def test_a_loss_a_little_above_its_bound_is_not_at_it():
 
 def test_plain_numbers_are_params_too(float64):
     assert hj.classify_point(lambda p: p["a"] ** 2, {"a": 0.0}).kind == "minimum"
+
+
+def test_a_second_degenerate_point_compiles_nothing(float64):
+    """Of the programs that read beyond the Hessian: kept from one point, and one loss without a hash, to the next."""
+
+    @dataclasses.dataclass  # with an __eq__ and so no hash
+    class Quartic:
+        scale: float
+
+        def __call__(self, x):
+            return self.scale * (x[0] - x[1] ** 2) * (x[0] - 2 * x[1] ** 2) + x[2] ** 4
+
+    loss = Quartic(2.0)
+    sizes = lambda: [getattr(f, "_cache_size")() for f in (leading._probed, descents._lowest, points._second)]  # noqa: B009
+    kinds = [hj.classify_point(loss, jnp.zeros(3)).kind]
+    made = sizes()
+    kinds.append(hj.classify_point(loss, jnp.array([0.0, 0.0, 1e-9])).kind)
+    assert kinds == ["degenerate saddle"] * 2
+    assert sizes() == made

@@ -91,7 +91,8 @@ def found(
       cutoff: another cut-off than the search's: points below it are called critical.
       statuses: of the points that are shown.
       colour: "grad_norm_sq" (its logarithm) or "flatness" (r, 1 where the gradient is flat).
-      law: [k, 2] losses and shares of a curve to draw, or None.
+      law: [k, 2] losses and shares of a curve to draw; None: that of the search's landscape where it has one, as far as
+        the losses shown.
       law_name: what it is.
 
     Raises:
@@ -132,8 +133,22 @@ def found(
     title = f"{number(100 * share)} % critical{known}"
     said = ds.attrs.get("config", {}).get("grad_norm_sq_tol") if cutoff is None else cutoff
     note = f"{(status >= 0).sum():,} points" + (f", critical below a squared gradient norm of {said:g}" if said else "")
+    own = ds.attrs.get("law")
+    if law is None and own:
+        law, law_name = _within(np.asarray(own["curve"], float), groups), own["name"]
     curve = np.empty((0, 2)) if law is None else np.asarray(law, float)
     return Found(title, note, ("loss", "index / number of parameters"), groups, truth, curve, law_name, *SHADES[colour])
+
+
+def _within(curve: np.ndarray, groups: list[Group]) -> np.ndarray:
+    """A curve over the losses of the points shown, with its ends there."""
+    losses = np.concatenate([curve[:, 0], *(group.x for group in groups)])[len(curve) :]
+    if not len(losses):
+        return curve
+    low, high = np.clip((losses.min(), losses.max()), curve[0, 0], curve[-1, 0])
+    x = np.unique(np.concatenate([curve[:, 0], [low, high]]))
+    x = x[(x >= low) & (x <= high)]
+    return np.stack([x, np.interp(x, *curve.T)], axis=1)
 
 
 def matched(ds: xr.Dataset, status: np.ndarray | None = None) -> tuple[int, int]:

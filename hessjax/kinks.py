@@ -99,10 +99,11 @@ def kinks(loss: Callable[..., Any], params: PyTree, batch: PyTree = None, *, tol
 
     An entry of max, min, abs, clamp, sign, floor, ceil, round, rem, sort, top_k, of a cumulative, windowed or scattered
     extremum, of a conversion to integers, or of a comparison that chooses (`where`, `cond`, `while`), ties where
-    |a - b| <= tol for its operands a and b; a singular value with 0 and with the next. It counts where a and b differ to second order as functions of params:
-    along one fixed random direction, in value, slope or curvature. So ties of constants, of padding, of units that are
-    off, and under `stop_gradient`, are none; and without a tie, and `finite`, the loss is twice differentiable. A tie
-    that counts is where it may not be: |x|^2 written with `abs` is smooth and is reported.
+    |a - b| <= tol for its operands a and b; so does a singular value with 0 and with the next. It counts where a and b
+    differ to second order as functions of params: along one fixed random direction, in value, slope or curvature. So
+    ties of constants, of padding, of units that are off, and under `stop_gradient`, are none; and without a tie, and
+    `finite`, the loss is twice differentiable. A tie that counts is where it may not be: |x|^2 written with `abs` is
+    smooth and is reported.
 
     It is the loss as it is differentiated: functions with rules of their own count as their rules say, so that a
     surrogate's steps are none. Not seen: slopes and curvatures that agree to 64 eps (4 eps of narrow dtypes), and ties

@@ -212,7 +212,8 @@ def critical_points(
         cutoff: Another cut-off of the squared gradient norm than the search's, below which a point is called critical.
         statuses: Of the points that are shown.
         colour: "grad_norm_sq" (its logarithm) or "flatness" (r, 1 where the gradient is flat).
-        law: Losses and shares [k, 2] of a curve to draw, such as hj.rmt's index law; None for none.
+        law: Losses and shares [k, 2] of a curve to draw, such as hj.rmt's index law; None: the landscape's own, where
+            it has one.
         law_name: What the curve is.
         ax: Axes to draw on; None: those of a new figure.
 

@@ -53,6 +53,7 @@ COUNTED: dict[str, tuple[str | None, str, str]] = {
     "positive": ("int32", "eigenvalues above the threshold", "1"),
     "threshold": (None, "absolute threshold, tol times the largest absolute row sum", CURVATURE),
 }
+LAW_POINTS = 65  # of a curve that points are compared with
 
 
 def search(
@@ -115,6 +116,7 @@ def _open_or_create(config: Search, land: Landscape, path: Path, unit: int) -> S
             "fingerprint": config.fingerprint,
             "precision": f"{config.dtype} params, gradients and eigenvalues",
             "truth": _truth(land),
+            "law": _law(land),
             "lower_bound": _finite(land.facts.get("lower_bound")),
             **runs.circumstances(),
         }
@@ -128,6 +130,15 @@ def _truth(land: Landscape) -> list[list[float | int]]:
     """[loss, index, nullity] of every class of known critical points."""
     facts = land.facts.get("critical_points", [])[:MAX_TRUTH]
     return [list(x) for x in sorted({(float(f["loss"]), int(f["index"]), int(f["nullity"])) for f in facts})]
+
+
+def _law(land: Landscape) -> dict[str, Any] | None:
+    """A curve of losses and shares of negative eigenvalues that points are compared with, and its name."""
+    curve = land.facts.get("index_curve")
+    if curve is None:
+        return None
+    losses = np.linspace(*curve["losses"], LAW_POINTS)
+    return {"name": curve["name"], "curve": np.stack([losses, curve["share"](losses)], axis=1).tolist()}
 
 
 def _finite(value: Any) -> float | None:
@@ -189,9 +200,10 @@ def _unit(config: Search, land: Landscape, first: int, stop: int, bar: Progress)
 
 def _columns(land: Landscape, points: CriticalPoints, tol: float) -> dict[str, np.ndarray]:
     """One method's arrays, [starts, ...]."""
-    found: dict[str, Any] = {name: getattr(points, name) for name in PER_POINT}
-    flat = jax.vmap(lambda p: trees.ravel(p)[0])(points.params)
-    found["params"] = np.asarray(flat)
+    flat = np.asarray(jax.vmap(lambda p: trees.ravel(p)[0])(points.params))
+    with np.errstate(over="ignore"):  # under x64 sums over float32 params are float64
+        found = {name: getattr(points, name).astype(dtype or flat.dtype) for name, (dtype, *_) in PER_POINT.items()}
+    found["params"] = flat
     if flat.shape[1] <= EXACT:
         measured: Mapping[str, Any] = _measured(land, tol, jax.tree.map(jnp.asarray, points.params))
         found |= {name: np.asarray(measured[name]) for name in (*COUNTED, "eigenvalues")}
@@ -213,7 +225,8 @@ def open_search(path: str | Path) -> xarray.Dataset:
 
     Dimensions start, finder, eigenvalue, parameter; coordinates start, finder (methods by name) and done (start): rows
     not done yet hold NaN, counts and status -1. Attributes: config, landscape, truth ([loss, index, nullity] of known
-    points), versions, device, wall_s, num_done.
+    points), law (name, and a curve of loss and share below 0) where the landscape has one, versions, device, wall_s,
+    num_done.
 
     Args:
       path: folder of the store.

@@ -98,6 +98,17 @@ def test_a_law_is_drawn_beside_the_points(ds):
     assert "a law" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
+def test_the_law_of_the_landscape_is_drawn_as_far_as_the_points_go(ds):
+    """Points have losses from 1 to 5 here."""
+    own = ds.assign_attrs(law={"name": "its own", "curve": [[0.0, 0.0], [4.0, 0.4], [8.0, 0.4]]})
+    panel = found_panels.found(own)
+    assert panel.law_name == "its own"
+    np.testing.assert_allclose(panel.law, [[1, 0.1], [4, 0.4], [5, 0.4]])
+    assert "its own" in [text.get_text() for text in plot.critical_points(own).get_legend().get_texts()]
+    assert found_panels.found(own, law=[[1.0, 0.0]], law_name="a law").law.tolist() == [[1, 0]]
+    json.dumps(found_pages.figure_of(panel, {}), allow_nan=False)
+
+
 def test_the_page_shows_what_is_stored(ds, tmp_path):
     text = hj.report(ds, tmp_path).read_text()
     assert "&lt;b&gt;points&lt;/b&gt;" in text

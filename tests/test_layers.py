@@ -121,7 +121,8 @@ def test_the_checker_sees_an_import_that_points_up(tmp_path):
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("landscapes.")])
 def test_landscapes_know_nothing_of_curvature(module):
     ours, _ = imported(MODULES[module])
-    assert {name for name in ours if not name.startswith("landscapes.")} <= {"trees", "rows", "config"}
+    # rmt is formulas that facts are made of: it imports no operator either.
+    assert {name for name in ours if not name.startswith("landscapes.")} <= {"trees", "rows", "config", "rmt"}
 
 
 CURVATURES = ["curvature", "gauss_newton", "fisher", "streamed"]

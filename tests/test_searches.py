@@ -23,7 +23,7 @@ def path(tmp_path_factory):
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
     try:
-        yield hj.search(CONFIG, tmp_path_factory.mktemp("search") / "s.zarr", unit=4, progress=False)
+        return hj.search(CONFIG, tmp_path_factory.mktemp("search") / "s.zarr", unit=4, progress=False)
     finally:
         jax.config.update("jax_enable_x64", before)
 
@@ -71,6 +71,33 @@ def test_what_a_store_says(path):
     assert all("long_name" in ds[name].attrs for name in ds.data_vars)
     assert hj.Search.from_dict(ds.attrs["config"]) == CONFIG
     assert ds.attrs["wall_s"] > 0
+
+
+def test_float32_searches_are_kept_as_such_under_x64(tmp_path, float64):
+    """Sums over float32 params are float64 there."""
+    config = hj.Search(landscape="bowl", num_starts=2, starts="random", max_steps=5, dtype="float32")
+    ds = hj.open_search(hj.search(config, tmp_path / "s.zarr", progress=False))
+    assert {str(ds[name].dtype) for name in ("loss", "grad_norm_sq", "flatness", "floor", "params")} == {"float32"}
+    assert (ds["status"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "known"),
+    [
+        # phi = 1/4: none negative below the critical energy .0275 (Pennington & Bahri 2017); losses are 4 times it.
+        ("memorization", {"widths": (4,), "inputs": 4, "outputs": 4, "rows": 32}, {0.1: 0.0}),
+        ("p-spin", {"size": 5, "order": 3}, {0.0: 0.4}),  # by symmetry half of the 4 tangent directions of 5
+        ("gaussian-field", {"dimension": 3}, {0.0: 0.5}),
+    ],
+)
+def test_points_are_compared_with_the_law_of_their_landscape(name, options, known, tmp_path):
+    config = hj.Search(landscape=name, options=options, num_starts=1, starts="random", max_steps=1, dtype="float32")
+    law = hj.open_search(hj.search(config, tmp_path / "s.zarr", progress=False)).attrs["law"]
+    losses, shares = np.array(law["curve"]).T
+    for loss, share in known.items():
+        assert np.interp(loss, losses, shares) == pytest.approx(share, abs=1e-9)
+    assert (np.diff(shares) >= 0).all()
+    assert 0 <= shares[0] < shares[-1] <= 1
 
 
 def test_it_resumes_where_it_was_left(path, tmp_path, float64, capsys):

@@ -36,7 +36,9 @@ class Landscape:
       facts: what is known in closed form, on the host in float64: critical_points (a list of what `critical_point`
         makes), gradient (of params, in their structure) and hessian (of params, [n, n] in the order of `ravel_pytree`),
         both of the mean loss; hessian_lipschitz (of params and a radius: a Lipschitz constant of the Hessian there),
-        lower_bound, ranks, notes, and what else the landscape documents.
+        lower_bound, ranks, notes, and what else the landscape documents. index_curve is a law that index and loss of
+        critical points are compared with: name, share (losses to shares of all eigenvalues below 0) and losses (from,
+        to).
 
     Raises:
       TypeError: facts are no mapping, or critical_points no list.

@@ -97,6 +97,11 @@ def p_spin(
             "hessian": lambda x: _p_spin_hessian(couplings, well, np.asarray(x, float)),
             "radial_eigenvalue": well / size,
             "index_law": functools.partial(p_spin_index, order=order),
+            "index_curve": {
+                "name": f"spherical {order}-spin glass, N to infinity",
+                "share": lambda energy: p_spin_index(energy, order) * (size - 1) / size,  # none along the radius
+                "losses": (ground_state_energy(order), -ground_state_energy(order)),
+            },
             "threshold_energy": threshold_energy(order),
             "ground_state_energy": ground_state_energy(order),
             "notes": _p_spin_notes(size, order, well, seed),
@@ -175,6 +180,7 @@ def gaussian_field(
             **_field_facts(*waves, confinement),
             "kernel": kernel,
             "index_law": functools.partial(bray_dean_index, kernel=kernel, confinement=confinement),
+            **({} if confinement else _index_curve(dimension, kernel)),
             "notes": [
                 f"Gaussian field on R^{dimension}, covariance N exp(-|x-y|^2 / (2 N {length:g}^2)), seed {seed}",
                 f"{num_features} waves: Gaussian given their frequencies; Hessian's free kurtosis 3N/M = "
@@ -292,6 +298,13 @@ def _waves(
     frequencies = rng.standard_normal((num_features, dimension)) / (math.sqrt(dimension) * length)
     amplitudes = math.sqrt(dimension / num_features) * rng.rayleigh(size=num_features)
     return frequencies, amplitudes, rng.uniform(0, 2 * np.pi, num_features)
+
+
+def _index_curve(dimension: int, kernel: tuple[float, float, float]) -> dict[str, Any]:
+    """Of an unconfined field, whose loss is V."""
+    share = lambda loss: bray_dean_index(np.asarray(loss) / dimension, kernel=kernel)
+    name = "isotropic Gaussian field, N to infinity"
+    return {"index_curve": {"name": name, "share": share, "losses": (-3.0 * dimension, 3.0 * dimension)}}
 
 
 def _field_facts(frequencies, amplitudes, phases, confinement) -> dict[str, Callable]:

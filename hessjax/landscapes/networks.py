@@ -8,11 +8,14 @@ Losses are per row, except where the option `statistics` says otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hessjax.landscapes import data
 from hessjax.landscapes.architectures import ACTIVATIONS, MLP, POOLINGS, ConvNet, ResNet
@@ -21,6 +24,7 @@ from hessjax.landscapes.building import LOSSES, build, check_positive, choice, f
 from hessjax.landscapes.data import check_whole
 from hessjax.landscapes.sequences import lstm, rnn, transformer
 from hessjax.landscapes.tasks import Task
+from hessjax.rmt import index_curve
 
 __all__ = [
     "ACTIVATIONS",
@@ -91,7 +95,7 @@ def memorization(
     """A net asked to memorise noise: inputs and targets standard normal; 16-16-16 without biases by default.
 
     The loss is the mean over rows of 1/2 ||.||^2, so the random-matrix laws of Pennington & Bahri, which average
-    over outputs too, read energy = loss / outputs and spectrum = H / outputs.
+    over outputs too, read energy = loss / outputs and spectrum = H / outputs; facts has that of the index.
 
     Args:
       widths: hidden widths.
@@ -118,7 +122,9 @@ def memorization(
     check_whole("inputs", inputs)
     x, y = data.noise(rows, inputs, outputs, seed=data_seed)
     task = Task("noise", x, y, outputs, f"{rows} rows of standard normal inputs and targets (seed {data_seed})")
-    return _mlp("memorization", task, widths, activation, "squared", bias, init_scale, dtype)
+    made = _mlp("memorization", task, widths, activation, "squared", bias, init_scale, dtype)
+    size = sum(math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(made.init, jax.random.key(0))))
+    return replace(made, facts={**made.facts, "index_curve": _index_curve(size / (rows * outputs), outputs)})
 
 
 def mlp(
@@ -322,6 +328,12 @@ def _mlp(name, task, widths, activation, loss, bias, init_scale, dtype) -> Lands
     module = MLP(widths, choice("activation", activation, ACTIVATIONS), bias, init_scale, floating(dtype))
     note = f"{activation} network {_dashed((task.inputs.shape[1], *widths))}, {loss} loss"
     return build(name, module, task, loss=loss, init_scale=init_scale, dtype=dtype, notes=[note])
+
+
+def _index_curve(phi: float, outputs: int) -> dict[str, Any]:
+    """Of a loss that is summed over outputs, where the law's energy is a mean over them too."""
+    share = lambda loss: index_curve(np.asarray(loss) / outputs, phi)
+    return {"name": f"Wishart plus Wigner, phi = {phi:.3g}", "share": share, "losses": (0.0, float(outputs))}
 
 
 def _dashed(sizes) -> str:

@@ -41,7 +41,8 @@ def distinct(
 
     Args:
       points: what `hj.find_critical_points` returned; those that are not critical belong to no group.
-      predict: params to predictions, compared entry by entry: lambda params: model(params, inputs).
+      predict: params to predictions, an array or a pytree of them, compared entry by entry:
+        lambda params: model(params, inputs).
       symmetries: what else tells points apart. A function from params to a form that no symmetry changes, such as
         a landscape may have under `facts["canonical"]`; or "orthogonal", where all symmetries are orthogonal maps
         (permutations, signs), which keep `eigenvalues`; rescalings of ReLU nets do not.
@@ -50,7 +51,7 @@ def distinct(
       rtol: relative to the largest loss, prediction, entry or |eigenvalue| of all points.
 
     Raises:
-      TypeError: points are not of that kind.
+      TypeError: points are not of that kind; predict is no function.
       ValueError: eigenvalues without symmetries="orthogonal", or the other way round; a length that is not the points'.
 
     Example:
@@ -63,19 +64,26 @@ def distinct(
     check_tolerance("rtol", rtol)
     if not hasattr(points, "status"):
         raise TypeError(f"points are {type(points).__name__}, wanted what hj.find_critical_points returns.")
-    if (symmetries == "orthogonal") != (eigenvalues is not None) or (symmetries and _unknown(symmetries)):
+    orthogonal = isinstance(symmetries, str) and symmetries == "orthogonal"
+    if orthogonal != (eigenvalues is not None) or not (symmetries is None or orthogonal or callable(symmetries)):
         raise ValueError(
             'symmetries must be None, a function of params, or "orthogonal" with eigenvalues=, which are for nothing '
-            f"else; got {symmetries!r} {'without' if eigenvalues is None else 'with'} eigenvalues."
+            f"else; got {_short(symmetries)} {'without' if eigenvalues is None else 'with'} eigenvalues."
         )
+    if not (predict is None or callable(predict)):
+        raise TypeError(f"predict is {type(predict).__name__}, wanted a function of params.")
     used = np.flatnonzero(points.status == 0)
     kinds = np.zeros(len(points.loss), int) if index is None else np.asarray(index)
     blocks = [np.asarray(points.loss, float)[:, None]]
     blocks += [_of_each(f, points.params) for f in (predict, symmetries) if callable(f)]
-    blocks += [] if eigenvalues is None else [np.sort(np.asarray(eigenvalues, float), axis=1)]
+    if eigenvalues is not None:
+        if np.ndim(eigenvalues) != 2:
+            raise ValueError(f"eigenvalues have shape {np.shape(eigenvalues)}, wanted [points, n].")
+        blocks.append(np.sort(np.asarray(eigenvalues, float), axis=1))
     for name, block in (("index", kinds), *(("eigenvalues", block) for block in blocks)):
-        if len(block) != len(points.loss):
-            raise ValueError(f"{name} has {len(block)} rows, wanted one for each of {len(points.loss)} points.")
+        if np.shape(block)[:1] != (len(points.loss),):
+            has = f"{len(block)} rows" if np.ndim(block) else "no rows"
+            raise ValueError(f"{name} has {has}, wanted one for each of {len(points.loss)} points.")
     scaled = np.concatenate([block / (np.abs(block[used]).max(initial=0.0) or 1.0) for block in blocks], axis=1)
     label, firsts = np.full(len(points.loss), -1), np.empty(0, int)
     for k in used[np.argsort(points.loss[used], kind="stable")]:
@@ -86,11 +94,12 @@ def distinct(
     return Groups(label, firsts, np.bincount(label[used], minlength=len(firsts)))
 
 
-def _unknown(symmetries: Any) -> bool:
-    return not callable(symmetries) and symmetries != "orthogonal"
+def _short(symmetries: Any) -> str:
+    return repr(symmetries) if symmetries is None or isinstance(symmetries, str) else type(symmetries).__name__
 
 
 def _of_each(function: Callable, params: PyTree) -> Float[np.ndarray, "points k"]:
     count = len(jax.tree.leaves(params)[0])
-    rows = [np.ravel(function(jax.tree.map(lambda x, k=k: x[k], params))) for k in range(count)]
-    return np.asarray(rows, float).reshape(count, -1)
+    forms = [jax.tree.leaves(function(jax.tree.map(lambda x, k=k: x[k], params))) for k in range(count)]
+    rows = [np.concatenate([np.ravel(np.asarray(x, float)) for x in form] or [np.empty(0)]) for form in forms]
+    return np.stack(rows) if rows else np.empty((0, 0))

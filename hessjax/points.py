@@ -49,7 +49,9 @@ class Verdict(NamedTuple):
     """What a point is, and by what.
 
     `kind` is one of `hj.KINDS`; `index` and `nullity` count eigenvalues below -`threshold` and within it; `direction`
-    is a unit step of the params' structure in which the loss goes down to lowest order, None where none is known.
+    is a unit step of the params' structure in which the loss goes down to lowest order, None where none is known. Of a
+    degenerate point it is where the way down begins: it may bend, and straight on the loss may rise; `hj.escape`
+    follows it.
     """
 
     kind: str

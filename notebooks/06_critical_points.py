@@ -148,10 +148,7 @@ config = hj.Search(
     learning_rate=0.5 / width, noise=0.0, max_steps=20 if SMOKE else 200,
 )  # fmt: skip
 tanh = hj.open_search(hj.search(config, folder + "/tanh.zarr", progress=False))
-phi = 2 * width**2 / (4 * width * width)
-energies = np.linspace(0.01, 0.5, 40)
-law = np.c_[energies * width, hj.rmt.index_curve(energies, phi)]  # the law's energy is a mean over outputs too
-ax = hj.plot.critical_points(tanh, law=law, law_name=f"Wishart plus Wigner, phi = {phi:g}")
+ax = hj.plot.critical_points(tanh)  # the landscape has the law of its index
 ax.figure
 
 # %%

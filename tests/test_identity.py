@@ -79,14 +79,28 @@ def test_a_linear_nets_points_are_its_classes(float64):
         ({"eigenvalues": np.ones((2, 1))}, "got None with eigenvalues"),
         ({"symmetries": "permutations"}, "got 'permutations'"),
         ({"index": [1]}, "index has 1 rows, wanted one for each of 2 points"),
+        ({"index": 1}, "index has no rows, wanted one for each of 2 points"),
+        ({"symmetries": np.ones(2)}, "got ndarray without eigenvalues"),
+        (
+            {"symmetries": "orthogonal", "eigenvalues": np.ones(2)},
+            r"eigenvalues have shape \(2,\), wanted \[points, n\]",
+        ),
         ({"rtol": -1.0}, "rtol must be a number from 0 up"),
     ],
 )
-def test_bad_input_is_refused(given, said):
+def test_bad_input_is_refused(given, said, untyped):
     with pytest.raises(ValueError, match=said):
         hj.distinct(found(np.zeros((2, 1)), [1.0, 2.0]), **given)
 
 
+def test_predictions_may_be_trees():
+    points = found(np.array([[1.0], [-1.0], [1.0]]), [1.0, 1.0, 1.0])
+    groups = hj.distinct(points, predict=lambda p: {"a": p * jnp.ones((2, 2)), "b": p[0]})
+    assert groups.label.tolist() == [0, 1, 0]
+
+
 def test_what_is_not_found_points_is_refused(untyped):
+    with pytest.raises(TypeError, match="predict is list, wanted a function"):
+        hj.distinct(found(np.zeros((2, 1)), [1.0, 2.0]), predict=[1.0])
     with pytest.raises(TypeError, match="points are list, wanted what"):
         hj.distinct([1.0, 2.0])

@@ -111,15 +111,23 @@ def test_known_points_of_landscapes_are_of_their_kinds(float64):
             assert (verdict.kind, verdict.index, verdict.nullity) == (fact["kind"], fact["index"], fact["nullity"])
 
 
-def test_every_class_of_points_of_a_three_layer_autoencoder_is_of_its_kind(float64):
-    land = hj.landscapes.get("autoencoder", inputs=4, hidden=2, depth=3, dtype="float64")
+@pytest.mark.parametrize(
+    ("options", "classes", "expected"),
+    [
+        ({"inputs": 6, "hidden": 3}, 42, {"strict saddle", "degenerate minimum"}),  # subsets of at most 3
+        ({"inputs": 4, "hidden": 2, "depth": 3}, 11, {"strict saddle", "degenerate saddle", "degenerate minimum"}),
+    ],
+)
+def test_every_class_of_points_of_an_autoencoder_is_of_its_kind(options, classes, expected, float64):
+    land = hj.landscapes.get("autoencoder", dtype="float64", **options)
+    assert len({tuple(fact["subset"]) for fact in land.facts["critical_points"]}) == classes
     kinds = set()
     for fact in land.facts["critical_points"]:
         point = jax.tree.map(jnp.asarray, fact["point"])
         verdict = hj.classify_point(land.loss, point, land.batch, lower_bound=land.facts["lower_bound"])
         assert (verdict.kind, verdict.index, verdict.nullity) == (fact["kind"], fact["index"], fact["nullity"])
         kinds.add(verdict.kind)
-    assert kinds == {"strict saddle", "degenerate saddle", "degenerate minimum"}
+    assert kinds == expected
 
 
 def test_a_saddle_of_a_linear_net_without_negative_eigenvalues_is_found(float64):

@@ -3,7 +3,11 @@
 Stacks, float32, of Gaussian orthogonal matrices: (n, how many) = (512, 64), (64, 1024), (16, 16384), (4, 65536). Two
 numbers for one of n = 512: 4/3 n^3 = 179 MFLOP to tridiagonal form, of which a half are products with a vector, that read the trailing
 triangle at every column: n^3/6 numbers, 90 MB out of a second-level cache that the matrix fills. A count is one pass of
-n steps. Elimination needs n^3/3 at each of four thresholds, so as much, before any pivoting.
+n steps. Elimination needs n^3/3 at each of four thresholds, so as much, before any pivoting; at the two outer ones if no
+eigenvalue lies between, and in float64, as pivots are small. Tried so (a core of an Intel model 167, two shifts): 256
+matrices of 64 rows side by side in 9 ms, where counts take 13 and LAPACK 50, of 48 rows in 3.5, 9 and 33, but compiled
+in 3.5 s instead of .8; of 512 rows its 90 MFLOP are products of 448 x 64 x 64 at 36 GFLOP/s, 2.5 ms, and about 1.5 for
+panels, where counts take 5.1. Eight times LAPACK at 64 rows, and four at 512 everywhere, are beyond either.
 
 Rivals: `jnp.linalg.eigvalsh`, one after another on one device a core; NumPy's, of the stack (one call, so on
 one core). `jnp.linalg.eigvalsh` of a stack on several CPU devices is left out: it can hang.

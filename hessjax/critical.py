@@ -26,6 +26,7 @@ from hessjax.devices import lane_mesh
 from hessjax.finders.base import Method, Place, Surface
 from hessjax.finders.curvatures import MOST
 from hessjax.finders.methods import METHODS
+from hessjax.objective import mean_loss
 
 __all__ = ["STATUSES", "CriticalPoints", "find_critical_points"]
 
@@ -133,6 +134,7 @@ def find_critical_points(
     check_tolerance("grad_norm_sq_tol", grad_norm_sq_tol)
     starts = jax.tree.map(np.asarray, starts)
     count = _num_starts(starts)
+    _check_loss(loss, starts, batch)
     size = trees.size(jax.tree.map(lambda x: x[0], starts))
     inner = min(size, max(FEWEST, min(FURTHEST, -(-size // 2))))
     task = _Task(hashable(loss), METHODS[method], size <= DENSE, inner)
@@ -168,6 +170,18 @@ def _num_starts(starts: PyTree) -> int:
     if narrow:
         raise TypeError(f"starts are {narrow[0]}, in which no gradient is near zero; widen them to float32 or float64.")
     return next(iter(counts))[0]
+
+
+def _check_loss(loss: Callable, starts: PyTree, batch: PyTree) -> None:
+    """Whether the loss takes one start; what it raises says what it was given."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), starts)
+    try:
+        jax.eval_shape(lambda p: mean_loss(loss, p, batch), one)
+    except Exception as error:
+        called = "loss(params), as batch is None," if batch is None else "loss(params, batch)"
+        shapes = jax.tree.map(lambda x: x.shape, one)
+        error.add_note(f"find_critical_points called {called} with one start; params have shapes {shapes}.")
+        raise
 
 
 def _width(size: int, dtype: Any, count: int) -> int:

@@ -42,13 +42,23 @@ def at_random(land: Landscape, key: PRNGKey, num_starts: int, *, first: int = 0)
     Returns:
       Params with a leading axis of starts, as `hj.find_critical_points` takes them.
 
+    Raises:
+      TypeError: land is no Landscape.
+      ValueError: num_starts below 1.
+
     Example:
       >>> import hessjax as hj
       >>> land = hj.landscapes.get("autoencoder", inputs=4, hidden=2)
       >>> at_random(land, jax.random.key(0), 3)["W1"].shape
       (3, 2, 4)
     """
+    _check_landscape(land)
     return _inits(land, key, _numbers(num_starts, first))
+
+
+def _check_landscape(land: Any) -> None:
+    if not isinstance(land, Landscape):
+        raise TypeError(f"land is {type(land).__name__}, wanted a Landscape, such as hj.landscapes.get(name).")
 
 
 def along_training(
@@ -78,6 +88,7 @@ def along_training(
       first: number of the first.
 
     Raises:
+      TypeError: land is no Landscape.
       ValueError: an unknown optimiser; num_starts or num_steps below 1; noise below 0.
 
     Example:
@@ -92,6 +103,7 @@ def along_training(
     check_count("num_steps", num_steps)
     check_tolerance("noise", noise)
     make_optimizer(optimizer, learning_rate, num_steps=num_steps)  # a mistake is answered here, not while tracing
+    _check_landscape(land)
     training = {"num_steps": num_steps, "optimizer": optimizer, "learning_rate": float(learning_rate)}
     return _along(land, key, _numbers(num_starts, first), noise, **training)
 

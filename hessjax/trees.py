@@ -105,11 +105,16 @@ def check_params(tree: PyTree, what: str = "params") -> None:
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             got = type(leaf).__name__ if dtype is None else str(dtype)
             raise TypeError(
-                f"{what} leaf {path_str(path)!r} is {got}, wanted a real floating array. Partition it off: "
+                f"{_named(what, path)} is {got}, wanted a real floating array. Partition it off: "
                 "keep it in batch, or close over it, e.g. loss = lambda p, batch: full_loss({**p, **fixed}, batch)."
             )
     if size(tree) == 0:
         raise ValueError(f"{what} holds no scalars: every leaf has size 0.")
+
+
+def _named(what: str, path: Any) -> str:
+    """A leaf of a tree, which may be all of it."""
+    return f"{what} leaf {path_str(path)!r}" if path else what
 
 
 def conform(v: PyTree, like: PyTree, what: str = "v") -> PyTree:
@@ -124,7 +129,7 @@ def conform(v: PyTree, like: PyTree, what: str = "v") -> PyTree:
 
     def leaf(path, x, struct):
         if jnp.shape(x) != struct.shape:
-            raise ValueError(f"{what} leaf {path_str(path)!r} has shape {jnp.shape(x)}, wanted {struct.shape}.")
+            raise ValueError(f"{_named(what, path)} has shape {jnp.shape(x)}, wanted {struct.shape}.")
         return jnp.asarray(x, struct.dtype)
 
     return jax.tree.map_with_path(leaf, v, like)

@@ -262,3 +262,11 @@ def test_steps_are_those_asked_for(float64):
 def test_bad_input_is_refused(given, error, said):
     with pytest.raises(error, match=said):
         hj.find_critical_points(WELLS, **{"starts": jnp.ones((2, 2)), **given})
+
+
+def test_a_loss_that_does_not_take_a_start_is_told_what_a_start_is():
+    """One point given as starts is as many starts without an axis."""
+    with pytest.raises(IndexError) as caught:
+        hj.find_critical_points(lambda x: x[0] ** 2 + x[1] ** 2, jnp.array([1.0, 2.0]))
+    last = caught.value.__notes__[-1]  # jax adds its own
+    assert last.endswith("called loss(params), as batch is None, with one start; params have shapes ().")

@@ -113,3 +113,9 @@ def test_bad_input_is_refused(call, said):
 def test_the_nearest_row_is_that_of_the_whole_table(count):
     rows, aims = RNG.standard_normal(count), RNG.uniform(-3, 3, 40)
     assert (starts._nearest(rows, aims) == np.abs(rows[:, None] - aims).argmin(0)).all()
+
+
+@pytest.mark.parametrize("make", [hj.starts.at_random, hj.starts.along_training])
+def test_what_is_no_landscape_is_refused(make, untyped):
+    with pytest.raises(TypeError, match=r"land is function, wanted a Landscape, such as"):
+        make(lambda x: x, jax.random.key(0), 3)

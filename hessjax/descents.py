@@ -9,6 +9,7 @@ and not proof: a basin smaller than these radii is not seen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -66,12 +67,15 @@ def descent(
     units = np.random.default_rng(2).standard_normal((STARTS, d))
     units = np.concatenate([units, np.eye(d)[: STARTS // 2], -np.eye(d)[: STARTS // 2]])
     z = jnp.asarray(units / np.linalg.norm(units, axis=1, keepdims=True), null.dtype)
-    radii, found = LARGEST * 0.5 ** np.arange(RADII), []
+    radii, found, sizes, drawn = LARGEST * 0.5 ** np.arange(RADII), [], [], z
     for radius in radii:
         z = z / jnp.linalg.norm(z, axis=1, keepdims=True) * radius
-        z, value, points = _lowest(as_pytree(function), null, across, at_zero, z)
+        given = as_pytree(function), null, across, at_zero
+        sizes.append(float(_largest(*given, radius * drawn)))
+        z, value, points = _lowest(*given, z)
         found.append((np.asarray(value, float), np.asarray(points, float)))
-    noise = 1e2 * eps * (abs(at_zero) + float(jnp.max(across[1], initial=0.0)) * radii**2)
+    # What rounding makes of values that cancel: where phi is nowhere negative, the lowest that are found are that.
+    noise = 1e2 * eps * (abs(at_zero) + float(jnp.max(across[1], initial=0.0)) * radii**2 + np.array(sizes))
     return _best(radii, np.stack([value for value, _ in found]), np.stack([points for _, points in found]), noise)
 
 
@@ -79,10 +83,7 @@ def descent(
 def _lowest(function: Partial, null: Any, across: Any, at_zero: Any, z: Any) -> tuple[Any, Any, Any]:
     """From directions [k, d] to the lowest values that they lead to at their radius: there, the values, the points."""
     gradient = jax.grad(function)
-
-    def phi(z):
-        value = function(settled(gradient, null @ z, across)) - at_zero
-        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+    phi = partial(_phi, function, null, across, at_zero)
 
     def improved(state, _):
         """One turn of a direction on its sphere, if it leads lower; the next is half as far if not."""
@@ -105,6 +106,18 @@ def _lowest(function: Partial, null: Any, across: Any, at_zero: Any, z: Any) -> 
         return z, value, settled(gradient, null @ z, across)
 
     return jax.lax.map(lowest, z)
+
+
+@jax.jit
+def _largest(function: Partial, null: Any, across: Any, at_zero: Any, z: Any) -> Any:
+    """|phi| over some z."""
+    values = jax.lax.map(partial(_phi, function, null, across, at_zero), z)
+    return jnp.max(jnp.where(jnp.isfinite(values), jnp.abs(values), 0))
+
+
+def _phi(function: Partial, null: Any, across: Any, at_zero: Any, z: Any) -> Any:
+    value = function(settled(jax.grad(function), null @ z, across)) - at_zero
+    return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
 
 def settled(

@@ -209,7 +209,18 @@ NOT_SO = {
     "and back": (lambda x: x[0] ** 2 / 2 - (x[0] - 1e-6) * x[1] ** 2 - x[1] ** 4, [1e-6, 0]),
     "a small negative eigenvalue": (lambda x: 1e6 * x[0] ** 2 - 4e-3 * x[1] ** 2 + x[1] ** 4, [0, 0]),
     "at a kink": (lambda x: x[0] ** 2 - x[1] ** 2 + 9e-6 * jnp.abs(x[1]), [0, 0]),
-}
+    "nowhere negative, with cancelling terms": (  # Motzkin's form, which is no sum of squares
+        lambda x: x[0] ** 4 * x[1] ** 2 + x[0] ** 2 * x[1] ** 4 - 3 * (x[0] * x[1] * x[2]) ** 2 + x[2] ** 6,
+        [0, 0, 0],
+    ),
+    "a square written out": (  # of x^3 - 2 x^2 y + y^3
+        lambda x: 1e3 * (
+            x[0] ** 6 - 4 * x[0] ** 5 * x[1] + 4 * x[0] ** 4 * x[1] ** 2 + 2 * x[0] ** 3 * x[1] ** 3
+            - 4 * x[0] ** 2 * x[1] ** 4 + x[1] ** 6
+        ),
+        [0, 0],
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NOT_SO)

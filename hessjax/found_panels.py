@@ -142,9 +142,9 @@ def found(
 
 def _within(curve: np.ndarray, groups: list[Group]) -> np.ndarray:
     """A curve over the losses of the points shown, with its ends there."""
-    losses = np.concatenate([curve[:, 0], *(group.x for group in groups)])[len(curve) :]
-    if not len(losses):
+    if not groups:
         return curve
+    losses = np.concatenate([group.x for group in groups])
     low, high = np.clip((losses.min(), losses.max()), curve[0, 0], curve[-1, 0])
     x = np.unique(np.concatenate([curve[:, 0], [low, high]]))
     x = x[(x >= low) & (x <= high)]

@@ -137,7 +137,8 @@ def _law(land: Landscape) -> dict[str, Any] | None:
     curve = land.facts.get("index_curve")
     if curve is None:
         return None
-    losses = np.linspace(*curve["losses"], LAW_POINTS)
+    low, high = curve["losses"]
+    losses = np.linspace(low, high, LAW_POINTS)
     return {"name": curve["name"], "curve": np.stack([losses, curve["share"](losses)], axis=1).tolist()}
 
 

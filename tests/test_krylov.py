@@ -224,7 +224,7 @@ def test_ritz_gives_steps_not_taken_no_weight_and_failed_runs_nan():
         ({"num_steps": 2.5}, "num_steps must be a whole number"),
         ({"num_steps": True}, "num_steps must be a whole number, at least 1; got True"),
         ({"num_steps": 2, "reorthogonalize": "half"}, 'reorthogonalize must be "full" or "none", got \'half\''),
-        ({"num_steps": 2, "start": jnp.ones(3)}, "start leaf .* has shape"),
+        ({"num_steps": 2, "start": jnp.ones(3)}, "start has shape"),
         ({"num_steps": 2, "start": {"a": jnp.ones(40)}}, "start has tree structure"),
     ],
 )

@@ -10,8 +10,10 @@ import io
 import itertools
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,34 @@ def _with_defaults(file: Path) -> Any:
     return sweep_command(**stored)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler sends it some time before SIGKILL: ends in good order like Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where signals are not ours to handle
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, or 2 for bad input."""
+    """Runs one command; returns the exit code: 0, 2 for bad input, 130 or 143 where it was interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
+    with _terminable():
+        return _run(args)
+
+
+def _run(args: Sequence[str]) -> int:
     try:
         command = _parse(args or ["--help"])
         command.run()
@@ -68,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _ours(error):
             raise
         return _refuse(str(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted: finished units are kept; run the same command again to resume.", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, _Terminated) else 130
     return 0
 
 

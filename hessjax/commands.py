@@ -31,6 +31,7 @@ class _SweepExtras:
     memory: str | None = None
     workers: int = 1
     worker: str | None = None
+    take_over: bool = False
     config: Path | None = None
     report: bool = False
     progress: bool = True
@@ -47,6 +48,7 @@ class _SweepExtras:
             memory=self.memory,
             workers=self.workers,
             worker=parse_worker(self.worker),
+            take_over=self.take_over,
             progress=self.progress,
         )
         _say_stored(path)
@@ -72,6 +74,7 @@ Args:
   memory: bound on the measuring program's workspace, e.g. 4GiB.
   workers: local processes working on the store together.
   worker: this process's share I/N of the units; by default from a Slurm array or Kubernetes indexed job.
+  take_over: when that share is done, go on with units of others that nobody is at work on.
   config: JSON file of a configuration; flags given beside it win.
   report: write the HTML report at the end.
   progress: show inits done, rate and time left.
@@ -207,7 +210,7 @@ def _words(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 # What one network has no use for, and the values that say so.
-FIXED = {"num_inits": 1, "times": 1, "spacing": "linear", "measure": "spectrum", "lane_width": 1}
+FIXED = {"num_inits": 1, "first_init": 0, "times": 1, "spacing": "linear", "measure": "spectrum", "lane_width": 1}
 
 
 def _spectrum_command() -> Any:

@@ -13,6 +13,8 @@ from hessjax.stored import DTYPES, Plain, Stored, check_whole, differences
 
 __all__ = ["STATUSES", "Search", "Sweep", "differences"]
 
+MOST_INITS = 2**31 - 1  # numbers are int32 on devices
+
 # What became of an init by a time; stored as the integer.
 STATUSES = ("ok", "diverged", "non-finite Hessian")
 
@@ -25,6 +27,7 @@ class Sweep(Stored):
       landscape: a name of `hj.landscapes.names()`, "package.module:factory", or a `Landscape`.
       options: options of the landscape's factory, e.g. {"widths": (8,), "activation": "relu"}.
       num_inits: random initialisations, at least 1; init i depends on (seed, i) alone.
+      first_init: number of the first init, a multiple of lane_width: parts of one study, which `merge` puts together.
       seed: of the inits and of the mini-batches, at least 0.
       num_steps: training steps, at least 0.
       optimizer: name of an optax optimiser, e.g. adam, sgd, rmsprop, lbfgs.
@@ -54,6 +57,7 @@ class Sweep(Stored):
     landscape: Any = "digits-mlp"
     options: Plain = field(default_factory=dict)
     num_inits: int = 1024
+    first_init: int = 0
     seed: int = 0
     num_steps: int = 300
     optimizer: str = "adam"
@@ -70,9 +74,15 @@ class Sweep(Stored):
     lane_width: int = 32
 
     def __post_init__(self):
-        whole = {"num_inits": 1, "num_steps": 0, "seed": 0, "lane_width": 1}
+        whole = {"num_inits": 1, "first_init": 0, "num_steps": 0, "seed": 0, "lane_width": 1}
         whole |= {name: 1 for name in ("batch_size", "chunk") if getattr(self, name) is not None}
         self._check(("options", "optimizer_options"), whole, {"learning_rate": True, "tol": False})
+        if self.first_init % self.lane_width:  # inits of a lane round alike wherever the study is cut
+            raise ValueError(f"first_init must be a multiple of lane_width={self.lane_width}; got {self.first_init!r}.")
+        if self.first_init + self.num_inits > MOST_INITS:
+            raise ValueError(
+                f"first_init + num_inits must be at most {MOST_INITS}; got {self.first_init} + {self.num_inits}."
+            )
         self._check_times()
 
     def _check_times(self):

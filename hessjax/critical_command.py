@@ -23,6 +23,7 @@ class _Extras:
     output: Path = Path("critical.zarr")
     unit: int | None = None
     worker: str | None = None
+    take_over: bool = False
     report: bool = False
     progress: bool = True
 
@@ -33,7 +34,8 @@ class _Extras:
             config = self._of_a_sweep(config)
         from hessjax.searches import open_search, search
 
-        path = search(config, self.output, unit=self.unit, worker=parse_worker(self.worker), progress=self.progress)
+        shared = {"worker": parse_worker(self.worker), "take_over": self.take_over}
+        path = search(config, self.output, unit=self.unit, progress=self.progress, **shared)
         print(f"store   {path}")
         _print(open_search(path))
         if self.report:
@@ -83,6 +85,7 @@ Args:
   output: folder of the store.
   unit: starts per stored chunk.
   worker: this process's share I/N of the units; by default from a Slurm array or Kubernetes indexed job.
+  take_over: when that share is done, go on with units of others that nobody is at work on.
   report: write the HTML report at the end.
   progress: show starts done, rate and time left.
 """

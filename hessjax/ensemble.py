@@ -6,11 +6,12 @@ communication. A unit of the store is one or more lanes. Everything random is fo
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from hessjax import devices, records, runs
@@ -18,13 +19,16 @@ from hessjax.columns import COLUMNS
 from hessjax.config import Sweep
 from hessjax.lanes import Lanes, Way, resolve
 from hessjax.pool import check_shareable, run_workers
-from hessjax.progress import Progress, say
-from hessjax.store import Store
+from hessjax.progress import say
+from hessjax.store import Spec, Store
+from hessjax.working import Rows, write_units
 
 if TYPE_CHECKING:
     import xarray
 
 __all__ = ["open_sweep", "sweep"]
+
+UNITS, UNIT_BYTES = 64, 2**22  # units that there are at least, where there are lanes enough; and a unit's bytes at most
 
 
 def sweep(
@@ -35,6 +39,7 @@ def sweep(
     memory: str | int | None = None,
     workers: int = 1,
     worker: tuple[int, int] = (0, 1),
+    take_over: bool = False,
     progress: bool = True,
 ) -> Path:
     """Runs a sweep into the store at `path`, or resumes the one begun there.
@@ -42,10 +47,13 @@ def sweep(
     Args:
       config: what to run; a store made by another configuration is refused.
       path: folder of the store; made if absent.
-      unit: inits per stored chunk, rounded up to whole lanes; None: one lane. Fixed when the store is made.
+      unit: inits per stored chunk, rounded up to whole lanes; None: one lane, and more where there are many small
+        ones. Fixed when the store is made.
       memory: bound on the measuring program's workspace, e.g. "4GiB"; None: half of what is available.
       workers: local processes working on the store together; above 1 the landscape must be named.
-      worker: (i, n): this process does the units i, i + n, i + 2n, ... only.
+      worker: (i, n): this process does the units i, i + n, i + 2n, ... only. Whoever runs the same configuration on
+        the same store shares its units; one that another is at work on is left to it, unless that one is dead.
+      take_over: when this worker's units are done, go on with those of others that nobody is at work on.
       progress: show inits done, rate and time left (plain lines without a terminal).
 
     Returns:
@@ -73,12 +81,10 @@ def sweep(
         check_shareable(config, workers)
     if Store.is_anything_at(path):  # what is no store is refused before anything is compiled
         Store.open(path)
-    began = time.time()
     bound = None if memory is None else devices.parse_bytes(memory)
     lanes = Lanes(config, resolve(config), bound)
     store = _open_or_create(lanes, Path(path), unit, progress)
-    todo = runs.units_of(store, worker)
-    if not todo:
+    if not runs.units_of(store, (0, 1) if take_over else worker):
         if progress:
             done = f"{runs.num_done(store)}/{store.num_rows} inits are done"
             say(f"{config.landscape_name}: nothing left to do here, {done}")
@@ -87,30 +93,67 @@ def sweep(
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
     lanes.compile(store.read("step").tolist(), _recorded_way(store))
-    said = {"began": began, "worker": worker, "label": config.landscape_name, "what": "inits", "progress": progress}
-    facts = {"compile_s": lanes.compile_s, "device": devices.describe()}
-    runs.write_units(store, todo, partial(_unit, lanes), **said, **facts)
+    begin = _Inits(lanes, store).begin
+    shown: dict[str, Any] = {"label": config.landscape_name, "what": "inits", "progress": progress}
+    facts = {"compile_s": lanes.compile_s, "device": devices.describe(), "take_over": take_over}
+    write_units(store, worker, begin, at_once=lanes.width, **shown, **facts)
     return store.path
 
 
-def _unit(lanes: Lanes, start: int, stop: int, bar: Progress) -> dict[str, np.ndarray]:
-    """Rows start..stop-1, lane by lane."""
-    parts = []
-    for first in range(start, stop, lanes.width):
-        rows = lanes.run(first)
-        keep = min(stop - first, lanes.width)
-        parts.append({name: value[:keep] for name, value in rows.items()})
-        last = parts[-1]["loss"][:, -1]
-        finite = last[np.isfinite(last)]
-        bar.advance(keep, loss=float(np.median(finite)) if finite.size else np.nan)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+class _Inits:
+    """Rows of a sweep from its lanes, which are halved each time that memory runs out."""
+
+    def __init__(self, lanes: Lanes, store: Store):
+        self.lanes, self.full, self.store = lanes, lanes.width, store
+
+    def begin(self, start: int, stop: int) -> Callable[[], Rows]:
+        """Begins rows start..stop-1, at most one lane of full width; what is returned waits for them."""
+        lanes = self.lanes
+        if lanes.width < self.full:  # nothing ahead of time where memory ran out before
+            return partial(self._rows, start, stop)
+        try:
+            begun = lanes.begin(start)
+        except jax.errors.JaxRuntimeError as error:
+            return partial(self._again, lanes, start, stop, error)
+        return partial(self._waited, lanes, begun, start, stop)
+
+    def _waited(self, lanes: Lanes, begun: Any, start: int, stop: int) -> Rows:
+        try:
+            return _kept(lanes, lanes.wait(begun), stop - start)
+        except jax.errors.JaxRuntimeError as error:
+            return self._again(lanes, start, stop, error)
+
+    def _rows(self, start: int, stop: int) -> Rows:
+        """Rows start..stop-1, lane by lane."""
+        lanes, parts = self.lanes, []
+        try:
+            for first in range(start, stop, lanes.width):
+                parts.append(_kept(lanes, lanes.run(first), stop - first))
+        except jax.errors.JaxRuntimeError as error:
+            return self._again(lanes, start, stop, error)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _again(self, lanes: Lanes, start: int, stop: int, error: Exception) -> Rows:
+        """Rows that memory did not suffice for, in lanes of half the width; what was begun before halves no more."""
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise error
+        if self.lanes is lanes:
+            self.lanes = lanes.narrowed()
+            say(f"{lanes.config.landscape_name}: out of memory, going on with {self.lanes.width} inits at a time")
+            runs.log(self.store, "halved", lane_width=self.lanes.width, reason=str(error).splitlines()[0])
+        return self._rows(start, stop)
+
+
+def _kept(lanes: Lanes, rows: Rows, most: int) -> Rows:
+    """At most so many of a lane's rows, each with the lane's width."""
+    width = np.full(lanes.width, lanes.width, np.int32)
+    return {name: value[:most] for name, value in {**rows, "lane_width": width}.items()}
 
 
 def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) -> Store:
     """The store of this configuration at `path`: the one there, compared, or a new one with its steps decided."""
     identity = {"config": lanes.config.to_dict(), "landscape": lanes.identity()}
     if not Store.is_anything_at(path):
-        per_unit = -(-(unit or 1) // lanes.width) * lanes.width
         lanes.check()
         if progress:
             say(f"{lanes.config.landscape_name}: placing the times and compiling")
@@ -124,10 +167,21 @@ def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) 
             "precision": records.precision_line(lanes.config),
             **runs.circumstances(),
         }
-        Store.create(path, records.arrays(lanes, steps=steps), attributes, rows="init", unit=per_unit)
+        arrays = records.arrays(lanes, steps=steps)
+        Store.create(path, arrays, attributes, rows="init", unit=_unit(lanes, arrays, unit))
     store = Store.open(path)
     runs.refuse_another(store, identity)
     return store
+
+
+def _unit(lanes: Lanes, arrays: Mapping[str, Spec], asked: int | None) -> int:
+    """Inits of a unit, whole lanes; unless asked for, as many as write few files without losing much at a kill."""
+    if asked is not None:
+        return -(-asked // lanes.width) * lanes.width
+    inits = lanes.config.num_inits
+    row_bytes = sum(spec.nbytes for spec in arrays.values() if spec.dims[0] == "init") / inits
+    fitting = min(UNIT_BYTES, lanes.memory) // (row_bytes * lanes.width)
+    return lanes.width * int(max(1, min(fitting, inits // lanes.width // UNITS)))
 
 
 def _recorded_way(store: Store) -> Way:

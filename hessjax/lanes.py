@@ -33,6 +33,7 @@ from hessjax.objective import mean_loss
 from hessjax.rows import num_rows
 from hessjax.signature import by_values, with_ends
 from hessjax.stored import Stored
+from hessjax.times import place
 from hessjax.train import Trainer, TrainState, make_optimizer
 
 __all__ = ["Lanes", "Way", "measure", "resolve"]
@@ -159,11 +160,12 @@ class Lanes:
       config: the sweep.
       land: what `resolve` made of its landscape.
       memory: bytes the measuring program may take; None: half of what is available.
+      width: inits of a lane; None: the configuration's lane width.
     """
 
-    def __init__(self, config: Sweep, land: Landscape, memory: int | None = None):
+    def __init__(self, config: Sweep, land: Landscape, memory: int | None = None, width: int | None = None):
         self.config, self.landscape = config, land
-        self.width = min(config.lane_width, config.num_inits)
+        self.width = width or min(config.lane_width, config.num_inits)
         self.mesh = lane_mesh(self.width)
         self.memory = memory or measuring_bytes(self.mesh.size)
         self._padded = -(-self.width // self.mesh.size) * self.mesh.size  # the same share for every device
@@ -205,12 +207,13 @@ class Lanes:
 
     @cached_property
     def _first(self) -> PyTree:
-        """Params of init 0."""
-        return jax.tree.map(lambda x: jnp.array(x[0]), self._run_start(self._numbers(0)).params)
+        """Params of init 0, whichever inits are the sweep's."""
+        return jax.tree.map(lambda x: jnp.array(x[0]), self._run_start(jnp.arange(self._padded)).params)
 
     def _numbers(self, first: int) -> Int[Array, " padded"]:
-        """Numbers of the inits of a lane; past the last init they repeat it."""
-        return jnp.asarray(np.minimum(np.arange(first, first + self._padded), self.config.num_inits - 1))
+        """Numbers of the inits of a lane, given its first row; past the last init they repeat it."""
+        rows = np.minimum(np.arange(first, first + self._padded), self.config.num_inits - 1)
+        return jnp.asarray(self.config.first_init + rows)
 
     def _measure(self, params: PyTree) -> dict[str, Array]:
         return measure(
@@ -300,14 +303,34 @@ class Lanes:
 
     def run(self, first: int) -> dict[str, np.ndarray]:
         """Rows first..first+width-1 of the sweep, [width, times, ...]; rows past the last init repeat it."""
+        return self.wait(self.begin(first))
+
+    def begin(self, first: int) -> list[dict[str, Array]]:
+        """Begins to compute rows first..first+width-1: what `wait` makes rows of."""
         inits = self._numbers(first)
         state, rows, now = self._run_start(inits), [], 0
         for step in self.times:
             state = self._run_advance(state, inits, jnp.int32(now), jnp.int32(step)) if step > now else state
             rows.append(self._run_measure(state.params))
             now = step
+        return rows
+
+    def wait(self, begun: list[dict[str, Array]]) -> dict[str, np.ndarray]:
+        """The rows that were begun, when they are there."""
         kept = slice(self.width)
-        return {name: np.stack([np.asarray(row[name])[kept] for row in rows], axis=1) for name in rows[0]}
+        return {name: np.stack([np.asarray(row[name])[kept] for row in begun], axis=1) for name in begun[0]}
+
+    def narrowed(self) -> Lanes:
+        """Lanes of half the width, compiled for the same steps.
+
+        Raises:
+          ValueError: the lane is one init wide.
+        """
+        if self.width == 1:
+            raise ValueError("memory ran out with one init at a time; give chunk= (rows per pass) or more memory.")
+        half = Lanes(self.config, self.landscape, self.memory, self.width // 2)
+        half.compile(self.times, self.way._replace(together=1))
+        return half
 
     def params(self, init: Int[Array, ""] | int, step: Int[Array, ""] | int) -> PyTree:
         """Params of one init after `step` training steps, without the measuring program."""
@@ -317,29 +340,14 @@ class Lanes:
 
     def steps(self) -> list[int]:
         """The measured steps: given, or placed by `spacing`."""
-        config = self.config
-        if isinstance(config.times, tuple):
-            return list(config.times)
-        if config.spacing == "loss":
-            median = np.asarray(self._pilot())
-            finite = np.isfinite(median)
-            # A pilot most of which is NaN from the start has no levels there: it begins at its first finite one.
-            highest = median[finite][0] if finite.any() else 0.0
-            levels = np.minimum.accumulate(np.where(finite, median, highest))
-            aims = np.linspace(levels[0], levels[-1], config.times)
-            wanted = [int(np.argmax(levels <= aim)) for aim in aims]
-        elif config.spacing == "log":
-            wanted = [0, *np.geomspace(1, max(config.num_steps, 1), config.times - 1).round().astype(int).tolist()]
-        else:
-            wanted = np.linspace(0, config.num_steps, config.times).round().astype(int).tolist()
-        return _increasing(wanted[: config.times], config.num_steps)
+        return place(self.config, self._pilot)
 
-    def _pilot(self) -> Float[Array, " steps"]:
+    def _pilot(self) -> Float[np.ndarray, " steps"]:
         """Median loss of the first 32 inits' training at every step."""
         lanes = [self._run_start(jnp.asarray(np.arange(a, a + self._padded))) for a in range(0, PILOT, self._padded)]
         starts = jax.tree.map(lambda *x: jnp.concatenate([np.asarray(part) for part in x])[:PILOT], *lanes)
         losses = lambda state, i: self.trainer.losses(state, self._key(i, 1), self.config.num_steps)
-        return jnp.nanmedian(jax.jit(jax.vmap(losses))(starts, jnp.arange(PILOT)), axis=0)
+        return np.asarray(jnp.nanmedian(jax.jit(jax.vmap(losses))(starts, jnp.arange(PILOT)), axis=0))
 
     def check(self) -> None:
         """Refuses a random or asymmetric Hessian before anything is stored; non-finite only if all of a lane are.
@@ -369,18 +377,6 @@ class Lanes:
             "data": None if land.batch is None else _digest(land.batch),
             "probe": {"loss": float(loss), "grad_norm": float(trees.norm(grad))},
         }
-
-
-def _increasing(wanted: list[int], last: int) -> list[int]:
-    """Strictly increasing steps from 0 to `last`, each as near as may be to the one wanted."""
-    steps = [0] if wanted else []
-    for step in wanted[1:]:
-        steps.append(max(step, steps[-1] + 1))
-    if len(steps) > 1:
-        steps[-1] = last
-    for k in range(len(steps) - 2, 0, -1):
-        steps[k] = min(steps[k], steps[k + 1] - 1)
-    return steps
 
 
 def _placed(struct: PyTree, mesh: Any) -> PyTree:

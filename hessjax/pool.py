@@ -18,7 +18,7 @@ import jax
 
 from hessjax.config import Sweep
 from hessjax.landscapes.base import BUILT_IN
-from hessjax.progress import Progress
+from hessjax.progress import Progress, say
 from hessjax.store import Store, StoreError
 
 __all__ = ["check_shareable", "run_workers"]
@@ -46,10 +46,10 @@ def check_shareable(config: Sweep, workers: int) -> None:
 
 
 def run_workers(config: Sweep, store: Store, *, workers: int, memory: int | None, progress: bool) -> None:
-    """Finishes the units of a store with `workers` processes, (i, n) each.
+    """Finishes the units of a store with `workers` processes; what one that dies leaves, the others take over.
 
     Raises:
-      StoreError: a worker failed; the message has its last line and says how to resume.
+      StoreError: units are left, because workers failed; the message has the first's last line and how to resume.
     """
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "config.json"
@@ -63,12 +63,13 @@ def run_workers(config: Sweep, store: Store, *, workers: int, memory: int | None
                 process.kill() if process.poll() is None else None
                 process.wait()
         failed = [i for i, process in enumerate(running) if process.returncode != 0]
-        if failed:
-            last = (logs[failed[0]].read_text().strip().splitlines() or ["no output"])[-1]
-            raise StoreError(
-                f"worker {failed[0]} of {workers} ended with exit code {running[failed[0]].returncode}: {last} "
-                "Finished units are kept; run the same again to resume."
-            )
+        if not failed:
+            return
+        last = (logs[failed[0]].read_text().strip().splitlines() or ["no output"])[-1]
+        said = f"worker {failed[0]} of {workers} ended with exit code {running[failed[0]].returncode}: {last}"
+        if not store.done().all():
+            raise StoreError(f"{said} Finished units are kept; run the same again to resume.")
+        say(f"{said} The others did its units.")
 
 
 def _start(file: Path, path: Path, index: int, count: int, memory: int | None, log: Path) -> subprocess.Popen:
@@ -83,7 +84,7 @@ def _start(file: Path, path: Path, index: int, count: int, memory: int | None, l
     env |= {"JAX_ENABLE_X64": str(int(jax.config.read("jax_enable_x64"))), "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-m", "hessjax", "sweep", "--config", str(file), "--output", str(path)]
-    command += ["--worker", f"{index}/{count}", *(["--memory", str(memory // count)] if memory else [])]
+    command += [*(["--memory", str(memory // count)] if memory else []), "--take-over", "--worker", f"{index}/{count}"]
     with open(log, "w") as out:
         return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
 

@@ -18,6 +18,7 @@ __all__ = ["arrays", "landscape_differences", "precision_line"]
 # Two machines' losses agree to far better than this; two different losses hardly ever do.
 PROBE_RTOL = 1e-3
 
+WIDTH = "inits computed together, which decides the last bits"
 CURVATURE = "loss / parameter^2"
 # name: (dtype or None for the sweep's own, long name, units)
 PER_TIME: dict[str, tuple[str | None, str, str]] = {
@@ -42,7 +43,8 @@ def arrays(lanes: Lanes, *, steps: Sequence[int]) -> dict[str, Spec]:
     if lanes.landscape.classifies:
         table["error"] = (None, "training error, share of rows misclassified", "1")
     found = {
-        "init": Spec(("init",), (inits,), "int64", {"long_name": "init number"}, np.arange(inits)),
+        "init": Spec(("init",), (inits,), "int64", {"long_name": "init number"}, config.first_init + np.arange(inits)),
+        "lane_width": Spec(("init",), (inits,), "int32", {"long_name": WIDTH, "units": "1"}, fill=-1),
         "step": Spec(("time",), (len(steps),), "int64", {"long_name": "training step", "units": "1"}, list(steps)),
     }
     for name, (dtype, long_name, units) in table.items():

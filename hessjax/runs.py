@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hessjax import devices
-from hessjax.progress import Progress
 from hessjax.records import landscape_differences
 from hessjax.store import Store, StoreError
 from hessjax.stored import differences
@@ -31,8 +26,11 @@ __all__ = [
     "refuse_another",
     "run_attrs",
     "units_of",
-    "write_units",
 ]
+
+
+# Fields of configurations that are newer than some stores, and what those did.
+ADDED = {"first_init": 0}
 
 
 def circumstances() -> dict[str, Any]:
@@ -58,6 +56,7 @@ def refuse_another(store: Store, identity: dict[str, Any]) -> None:
     """
     old, new = store.attributes, identity
     kept = {name: old[name] if isinstance(old.get(name), dict) else {} for name in ("config", "landscape")}
+    kept["config"] = {name: x for name, x in ADDED.items() if name in new["config"]} | kept["config"]
     found = differences(kept["config"], new["config"])
     found += [f"landscape {line}" for line in landscape_differences(kept["landscape"], new["landscape"])]
     if found:
@@ -90,29 +89,6 @@ def check_shares(unit: int | None, worker: tuple[int, int], what: str) -> None:
         raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker}.")
     if unit is not None and unit < 1:
         raise ValueError(f"unit must be at least 1 {what}, got {unit}.")
-
-
-def write_units(
-    store: Store, units: Sequence[int], rows: Callable[[int, int, Progress], dict[str, np.ndarray]], **said: Any
-) -> None:
-    """Writes units one after another, each with a line in the log, and shows how far it is.
-
-    Args:
-      store: where to.
-      units: their numbers.
-      rows: of a unit's first and past-last row and the progress to advance: its arrays.
-      **said: began, worker, label, what, progress; the rest goes into the log's first line.
-    """
-    began, worker, label, what, progress = (said.pop(k) for k in ("began", "worker", "label", "what", "progress"))
-    write = partial(log, store, run=f"{socket.gethostname()}-{os.getpid()}-{began:.3f}", worker=list(worker))
-    write("start", t=began, units=len(units), **said)
-    total = sum(b - a for a, b in map(store.span, units))
-    with Progress(total, label, before=num_done(store), enabled=progress, what=what) as bar:
-        for u in units:
-            since = time.perf_counter()
-            store.write(u, rows(*store.span(u), bar))
-            write("unit", unit=u, seconds=round(time.perf_counter() - since, 3))
-    write("end", wall_s=round(time.time() - began, 3))
 
 
 def num_done(store: Store) -> int:
@@ -150,7 +126,8 @@ def run_attrs(events: list[dict[str, Any]]) -> dict[str, float]:
     for e in events:
         if isinstance(e.get("t"), int | float) and isinstance(e.get("run"), str):
             first, last = spans.setdefault(e["run"], [e["t"], e["t"]])
-            spans[e["run"]] = [min(first, e["t"]), max(last, e["t"])]
+            now = first + e["elapsed"] if isinstance(e.get("elapsed"), int | float) else e["t"]
+            spans[e["run"]] = [min(first, now), max(last, now)]
     wall, reached = 0.0, -np.inf
     for first, last in sorted(spans.values()):
         wall, reached = wall + max(0.0, last - max(first, reached)), max(reached, last)

@@ -6,7 +6,6 @@ starts are in its unit (lanes that run together round alike, not the same).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,10 @@ from hessjax.critical import STATUSES, CriticalPoints, find_critical_points
 from hessjax.landscapes.base import Landscape
 from hessjax.lanes import Lanes, measure, resolve
 from hessjax.objective import mean_loss
-from hessjax.progress import Progress, say
+from hessjax.progress import say
 from hessjax.records import CURVATURE
 from hessjax.store import Spec, Store
+from hessjax.working import write_units
 
 if TYPE_CHECKING:
     import xarray
@@ -62,6 +62,7 @@ def search(
     *,
     unit: int | None = None,
     worker: tuple[int, int] = (0, 1),
+    take_over: bool = False,
     progress: bool = True,
 ) -> Path:
     """Runs a search for critical points into the store at `path`, or resumes the one begun there.
@@ -70,7 +71,9 @@ def search(
       config: what to run; a store made by another configuration is refused.
       path: folder of the store; made if absent.
       unit: starts per stored chunk; None: 64. Fixed when the store is made.
-      worker: (i, n): this process does the units i, i + n, i + 2n, ... only.
+      worker: (i, n): this process does the units i, i + n, i + 2n, ... only. Whoever runs the same configuration on
+        the same store shares its units; one that another is at work on is left to it, unless that one is dead.
+      take_over: when this worker's units are done, go on with those of others that nobody is at work on.
       progress: show starts done, rate and time left.
 
     Returns:
@@ -91,15 +94,16 @@ def search(
     runs.check_shares(unit, worker, "start")
     if Store.is_anything_at(path):
         Store.open(path)
-    began, land = time.time(), resolve(config)
+    land = resolve(config)
     store = _open_or_create(config, land, Path(path), min(unit or UNIT, config.num_starts))
-    todo = runs.units_of(store, worker)
-    if not todo:
+    if not runs.units_of(store, (0, 1) if take_over else worker):
         if progress:
             say(f"{config.landscape_name}: nothing left to do here, {runs.num_done(store)}/{store.num_rows} are done")
         return store.path
-    said = {"began": began, "worker": worker, "label": config.landscape_name, "what": "starts", "progress": progress}
-    runs.write_units(store, todo, partial(_unit, config, land), **said)
+    begin = lambda start, stop: partial(_unit, config, land, start, stop)
+    shown: dict[str, Any] = {"label": config.landscape_name, "what": "starts", "progress": progress}
+    shown["take_over"] = take_over
+    write_units(store, worker, begin, at_once=store.unit, **shown)
     return store.path
 
 
@@ -185,7 +189,7 @@ def _starts(config: Search, land: Landscape, first: int, count: int) -> PyTree:
     return starts.along_training(land, key, count, noise=config.noise, **training, **numbered)
 
 
-def _unit(config: Search, land: Landscape, first: int, stop: int, bar: Progress) -> dict[str, np.ndarray]:
+def _unit(config: Search, land: Landscape, first: int, stop: int) -> dict[str, np.ndarray]:
     """Rows first..stop-1: every method's points."""
     begun = _starts(config, land, first, stop - first)
     columns = []
@@ -194,8 +198,6 @@ def _unit(config: Search, land: Landscape, first: int, stop: int, bar: Progress)
         points = find_critical_points(land.loss, begun, land.batch, method=method, **limits)
         columns.append(_columns(land, points, config.tol))
     rows = {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
-    finite = rows["loss"][np.isfinite(rows["loss"])]
-    bar.advance(stop - first, loss=float(np.median(finite)) if finite.size else np.nan)
     return {"start_loss": np.asarray(_losses(land, begun)), **rows}
 
 

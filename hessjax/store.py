@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,11 @@ class Store:
         return _log_path(self.path)
 
     @property
+    def claims_path(self) -> Path:
+        """NAME.claims, beside the store: who is at work on which unit."""
+        return _log_path(self.path).with_name(f"{self.path.resolve().name}.claims")
+
+    @property
     def num_units(self) -> int:
         """How many units the rows make; the last may be short."""
         return -(-self.num_rows // self.unit)
@@ -172,14 +178,47 @@ class Store:
         """
         start, stop = self.span(unit)
         with _explain(self.path):
+            for name in (*values, "done"):
+                self._check_inside(name, unit)
             writes = [self._array(name)[start:stop].write(value) for name, value in values.items()]
             for write in writes:
                 write.result()
             self._array("done")[unit].write(np.uint8(1)).result()
 
+    def forget(self, unit: int) -> None:
+        """Marks a unit as not written, so that whoever resumes writes it again.
+
+        Raises:
+          StoreError: the mark cannot be written.
+        """
+        with _explain(self.path):
+            self._check_inside("done", unit)
+            self._array("done")[unit].write(np.uint8(0)).result()
+
+    def is_done(self, unit: int) -> bool:
+        """Whether one unit is written."""
+        with _explain(self.path):
+            return bool(self._array("done")[unit].read().result())
+
+    def part(self, name: str, unit: int) -> np.ndarray:
+        """One unit's rows of an array.
+
+        Raises:
+          StoreError: its chunk is torn or cannot be read.
+        """
+        start, stop = self.span(unit)
+        with _explain(self.path):
+            return self._array(name)[start:stop].read().result()
+
+    @cached_property
+    def by_row(self) -> tuple[str, ...]:
+        """Names of the arrays that are written by unit."""
+        names = sorted(f.parent.name for f in self.path.glob("*/zarr.json") if f.parent.name not in ("done", self.rows))
+        return tuple(name for name in names if self._array(name).domain.labels[:1] == (self.rows,))
+
     def log(self, **event: Any) -> None:
         """Appends one line to the log beside the store; one write, so concurrent workers' lines do not mix."""
-        with _explain(self.log_path), open(self.log_path, "a") as f:
+        with _explain(self.log_path), open(self.log_path, "a", opener=_itself) as f:
             f.write(json.dumps(event) + "\n")
 
     def events(self) -> list[dict[str, Any]]:
@@ -192,12 +231,31 @@ class Store:
                 continue
         return found
 
+    @cached_property
+    def _opened(self) -> dict[str, ts.TensorStore]:
+        return {}
+
     def _array(self, name: str) -> ts.TensorStore:
-        return ts.open({"driver": "zarr3", "kvstore": _kvstore(self.path / name)}, open=True).result()
+        if name not in self._opened:  # what is read is read again, what it is is not
+            self._opened[name] = ts.open({"driver": "zarr3", "kvstore": _kvstore(self.path / name)}, open=True).result()
+        return self._opened[name]
+
+    def _check_inside(self, name: str, unit: int) -> None:
+        """Refuses to write through a link that leads out of the store: somebody else made it."""
+        folder = self.path / name / "c" / str(unit)
+        while folder.is_dir():  # c/7/0/0 is the file of an array of three dimensions
+            folder = folder / "0"
+        if not folder.parent.resolve().is_relative_to(self.path.resolve()):
+            raise StoreError(f"store {str(self.path)!r}: {name!r} is a link that leads out of it, not written to.")
 
 
 def _log_path(path: Path) -> Path:
     return path.resolve().with_name(f"{path.resolve().name}.events.jsonl")
+
+
+def _itself(path: str, flags: int) -> int:
+    """Opens a file and no link to one: a log that comes with somebody else's store writes nowhere else."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _kvstore(path: Path) -> dict[str, str]:

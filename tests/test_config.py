@@ -29,6 +29,7 @@ FIELDS = [f.name for f in dataclasses.fields(Sweep)]
 # field: values refused. What is wanted is in REFUSED_WORDS.
 REFUSED = {
     "num_inits": (0, -1, 1.5, True, "8", None),
+    "first_init": (-1, 3, 31, 1.0, 2**31),
     "num_steps": (-1, 2.0, None),
     "seed": (-1, 0.5, 2**32),
     "lane_width": (0, 1.0),
@@ -48,6 +49,7 @@ WANTED = {
     **dict.fromkeys(("num_inits", "lane_width", "batch_size", "chunk"), "at least 1"),
     **dict.fromkeys(("num_steps", "seed"), "at least 0|at most 4294967295"),
     "learning_rate": "finite number above 0",
+    "first_init": "at least 0|multiple of lane_width=32|first_init \\+ num_inits",
     "tol": "finite number of at least 0",
     "schedule": "constant, cosine, linear",
     "spacing": "loss, log, linear",
@@ -87,6 +89,7 @@ OTHER = {
     "landscape": "quadratic",
     "options": {"widths": (4, 4)},
     "num_inits": 3,
+    "first_init": 64,
     "seed": 1,
     "num_steps": 301,
     "optimizer": "sgd",

@@ -149,14 +149,15 @@ def start_slow_sweep(path):
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_or_interrupted_in_the_middle_it_resumes_to_the_same_bits(killed_reference, tmp_path, sent):
     path = tmp_path / "b.zarr"
     process = start_slow_sweep(path)
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
-    if sent == signal.SIGINT:
-        assert process.returncode == 130, err
+    if sent != signal.SIGKILL:
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[sent], err
+        assert not path.with_name("b.zarr.claims").exists()
         assert err == "interrupted: finished units are kept; run the same command again to resume.\n"
     else:
         assert process.returncode == -signal.SIGKILL

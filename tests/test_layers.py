@@ -19,6 +19,7 @@ FINDERS = [f"finders.{name}" for name in ("gradient_norm", "newton", "newton_mr"
 LAYERS = [
     ["arguments", "devices", "free_laws", "programs", "progress", "store", "stored", "taylor", "trees", *DATA],
     [
+        "claims",
         "config",
         "descents",
         "householder",
@@ -33,7 +34,7 @@ LAYERS = [
         "uses",
     ],
     ["convolutions", "landscapes.tasks", "leading", "masks", "separation", "stacks", "ties", "transposes"],
-    ["landscapes.building", "pushes", "rowsums", "signature", "switches"],
+    ["landscapes.building", "pushes", "rowsums", "signature", "switches", "times"],
     ["columns", "contractions", "forms", "kinks", "landscapes.sequences"],
     ["operators", "readings"],
     ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],
@@ -55,6 +56,7 @@ LAYERS = [
     ["finders.methods"],
     ["certificates", "critical", "points", "portraits", "records", "single"],
     ["escapes", "identity", "runs", "starts"],
+    ["working"],
     ["ensemble", "searches"],
     ["figures"],
     ["axes", "tables"],

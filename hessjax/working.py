@@ -1,0 +1,157 @@
+"""A worker on a store: takes units that nobody holds, computes ahead while rows are stored, stops in good order."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hessjax.claims import Claims
+from hessjax.progress import Progress, say
+from hessjax.runs import log, num_done, units_of
+from hessjax.store import Store
+
+__all__ = ["Begin", "Rows", "write_units"]
+
+POLL_SECONDS = 0.5  # between two looks at what others hold
+
+Rows = Mapping[str, np.ndarray]
+Begin = Callable[[int, int], Callable[[], Rows]]
+
+
+class _Part(NamedTuple):
+    """Rows of a unit that are computed together."""
+
+    unit: int
+    ends: bool  # the unit
+    rows: Callable[[], Rows]
+    since: float
+
+
+def write_units(
+    store: Store,
+    worker: tuple[int, int],
+    begin: Begin,
+    *,
+    at_once: int,
+    label: str,
+    what: str,
+    progress: bool,
+    take_over: bool = False,
+    **said: Any,
+) -> None:
+    """Writes the units of a worker that nobody else is at work on, until all are written, by whomever.
+
+    Rows are stored while the next are computed. Interrupted, it stores what is computed and drops the rest.
+
+    Args:
+      store: where to.
+      worker: (i, n): units i, i + n, i + 2n, ... only; several processes may have the same.
+      begin: of a first and past-last row, at most `at_once`: begins to compute them; what it returns waits for them.
+      at_once: rows.
+      label: what is worked on.
+      what: what a row is of, in the plural.
+      progress: show how far it is.
+      take_over: whether to go on with other workers' units.
+      **said: what else goes into the log's first line.
+    """
+    run, began = f"{socket.gethostname()}-{os.getpid()}-{time.time():.3f}", time.perf_counter()
+    elapsed = lambda: round(time.perf_counter() - began, 3)  # a wall clock may jump meanwhile
+    write = lambda event, **said: log(store, event, run=run, worker=list(worker), elapsed=elapsed(), **said)
+    todo = units_of(store, worker)
+    if take_over:
+        todo += [u for u in units_of(store, (0, 1)) if u % worker[1] != worker[0]]
+    write("start", units=len(todo), **said)
+    total = sum(_length(store, unit) for unit in todo)
+    shown = Progress(total, label, before=num_done(store), enabled=progress, what=what)
+    with Claims(store.claims_path) as claims, ThreadPoolExecutor(1) as other, shown as bar:
+        parts = _parts(store, _claimed(store, todo, claims, bar), begin, at_once)
+        storing = None
+        for unit, rows, seconds in _computed(_one_ahead(parts), bar):
+            if storing is not None:
+                storing.result()
+            storing = other.submit(_store, store, claims, write, unit, rows, seconds)
+        if storing is not None:
+            storing.result()
+    write("end")
+
+
+def _store(store: Store, claims: Claims, write: Callable, unit: int, rows: Rows, seconds: float) -> None:
+    store.write(unit, rows)
+    claims.release(unit)
+    write("unit", unit=unit, seconds=round(seconds, 3))
+
+
+def _claimed(store: Store, units: Sequence[int], claims: Claims, bar: Progress) -> Iterator[int | None]:
+    """Units taken one by one, until all are written; None where others hold all that is left."""
+    left, said = deque(units), False
+    while left:
+        for _ in range(len(left)):
+            unit = left.popleft()
+            mine = claims.take(unit)
+            if store.is_done(unit):  # asked with the lease in hand: whoever held it may just have written it
+                claims.release(unit)
+                bar.advance(_length(store, unit))
+            elif mine:
+                yield unit
+            else:
+                left.append(unit)
+        if left:
+            yield None
+            if bar.enabled and not said:
+                say(f"{bar.label}: others are at work on the {len(left)} units left")
+            said = True
+            time.sleep(POLL_SECONDS)
+
+
+def _parts(store: Store, units: Iterable[int | None], begin: Begin, at_once: int) -> Iterator[_Part | None]:
+    """Parts of units as they are begun; None where there is none to begin now."""
+    for unit in units:
+        if unit is None:
+            yield None
+            continue
+        start, stop = store.span(unit)
+        for first in range(start, stop, at_once):
+            end = min(first + at_once, stop)
+            yield _Part(unit, end == stop, begin(first, end), time.perf_counter())
+
+
+def _one_ahead(parts: Iterable[_Part | None]) -> Iterator[_Part]:
+    """Each part when the one after it is begun, or at once where there is none."""
+    before = None
+    for part in parts:
+        if before is not None:
+            yield before
+        before = part
+    if before is not None:
+        yield before
+
+
+def _computed(parts: Iterable[_Part], bar: Progress) -> Iterator[tuple[int, Rows, float]]:
+    """Each unit's number, rows, and the seconds that it added."""
+    found, since, last = [], 0.0, 0.0
+    for part in parts:
+        since = since if found else max(last, part.since)
+        found.append(part.rows())
+        bar.advance(len(found[-1]["loss"]), loss=_median(found[-1]["loss"]))
+        if part.ends:
+            last = time.perf_counter()
+            yield part.unit, {name: np.concatenate([rows[name] for rows in found]) for name in found[0]}, last - since
+            found = []
+
+
+def _length(store: Store, unit: int) -> int:
+    start, stop = store.span(unit)
+    return stop - start
+
+
+def _median(losses: np.ndarray) -> float:
+    last = losses.reshape(len(losses), -1)[:, -1]
+    finite = last[np.isfinite(last)]
+    return float(np.median(finite)) if finite.size else np.nan

@@ -1,0 +1,172 @@
+"""Leases: one holder a unit, dead ones taken over without a clock, and nothing believed that a file says."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hessjax import claims as module
+from hessjax.claims import Claims, holders
+from hessjax.store import StoreError
+
+
+def elsewhere(pid=1):
+    """What a process on another machine says of itself."""
+    return json.dumps({"host": "far", "machine": "another boot", "pid": pid, "born": "7"}).encode() + b"\n"
+
+
+def test_a_unit_has_one_holder_until_it_is_let_go(tmp_path):
+    with Claims(tmp_path / "c") as mine, Claims(tmp_path / "c") as theirs:
+        assert mine.take(3)
+        assert not theirs.take(3)
+        assert not mine.take(3)  # not twice by the same either
+        mine.release(3)
+        assert theirs.take(3)
+        mine.release(3)  # no longer its own: nothing happens
+        assert [h.unit for h in holders(tmp_path / "c")] == [3]
+    assert not (tmp_path / "c").exists()
+
+
+def take_all(folder, count, found):
+    with Claims(folder) as claims:
+        found.put([unit for unit in range(count) if claims.take(unit)])
+        time.sleep(1.0)  # held until the others have tried
+
+
+def test_of_four_processes_each_unit_goes_to_one(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    found = spawn.Queue()
+    all_of_them = [spawn.Process(target=take_all, args=(tmp_path / "c", 200, found)) for _ in range(4)]
+    for process in all_of_them:
+        process.start()
+    units = [found.get(timeout=60) for _ in all_of_them]
+    for process in all_of_them:
+        process.join(60)
+    assert sorted(unit for some in units for unit in some) == list(range(200))
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from hessjax.claims import Claims
+claims = Claims(Path(sys.argv[1]))
+print(claims.take(5), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_process_of_this_machine_is_dead_at_once(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "True\n"
+        with Claims(tmp_path / "c") as mine:
+            assert [h.alive for h in holders(tmp_path / "c")] == [True]
+            assert not mine.take(5)
+            process.kill()
+            process.wait(30)
+            assert [h.alive for h in holders(tmp_path / "c")] == [False]
+            assert mine.take(5)
+    finally:
+        process.kill()
+        process.wait(30)
+        process.stdout.close()
+
+
+def test_another_process_with_the_number_of_a_dead_one_does_not_hold_its_lease(tmp_path):
+    said = {**module._this_process(), "born": "1"}  # this very number, long ago
+    (tmp_path / "0.lease").write_bytes(json.dumps(said).encode() + b"\n")
+    with Claims(tmp_path) as mine:
+        assert mine.take(0)
+
+
+def test_on_another_machine_a_lease_is_dead_when_it_does_not_grow(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    lease = tmp_path / "0.lease"
+    lease.write_bytes(elsewhere())
+    with Claims(tmp_path, patience=30.0) as mine:
+        assert not mine.take(0)
+        now[0] = 25.0
+        lease.write_bytes(elsewhere() + b".")
+        assert not mine.take(0)
+        now[0] = 50.0  # 25 s after it was last seen to grow
+        assert not mine.take(0)
+        assert [(h.host, h.alive, h.beats) for h in holders(tmp_path)] == [("far", None, 1)]
+        now[0] = 56.0
+        assert mine.take(0)
+
+
+def test_wall_clocks_may_jump(tmp_path, monkeypatch):
+    """Neither a lease from the future nor a clock set back makes a living holder dead."""
+    with Claims(tmp_path / "c") as theirs, Claims(tmp_path / "c") as mine:
+        theirs.take(0)
+        for jump in (1e9, -1e9):
+            monkeypatch.setattr(module.time, "time", lambda jump=jump: jump)
+            os.utime(tmp_path / "c" / "0.lease", (jump, jump) if jump > 0 else (0, 0))
+            assert not mine.take(0)
+
+
+def test_a_holder_beats_and_one_taken_for_dead_does_not_write_into_its_successors_lease(tmp_path):
+    folder = tmp_path / "c"
+    with Claims(folder, beat=0.02) as slow:
+        slow.take(0)
+        waited = time.monotonic() + 30
+        while next(holders(folder)).beats < 3 and time.monotonic() < waited:
+            time.sleep(0.02)
+        assert next(holders(folder)).beats >= 3
+        (folder / "0.lease").unlink()  # as another does that took it for dead
+        with Claims(folder, beat=60) as other:
+            assert other.take(0)
+            time.sleep(0.2)
+            assert next(holders(folder)).beats == 0
+            slow.release(0)
+            assert [h.unit for h in holders(folder)] == [0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no json\n", b"[1]\n", b'{"pid": "x"}\n', b"[" * 100_000, b"\xff\xfe\n", b'{"machine": null}\n']
+)
+def test_a_lease_of_nobody_is_dead_after_a_while_and_not_shown(tmp_path, monkeypatch, content):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    (tmp_path / "0.lease").write_bytes(content)
+    (tmp_path / "stranger.txt").write_text("not a lease")
+    with Claims(tmp_path) as mine:
+        assert list(holders(tmp_path)) == []
+        assert not mine.take(0)
+        now[0] = 31.0
+        assert mine.take(0)
+
+
+def test_where_no_lease_can_be_made_is_one_line(tmp_path):
+    (tmp_path / "c").write_text("a file")
+    with (
+        Claims(tmp_path / "c") as mine,
+        pytest.raises(StoreError, match=r"leases in .* cannot be made: Not a directory"),
+    ):
+        mine.take(0)
+
+
+def test_a_lease_that_is_a_link_is_neither_read_nor_written_through(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("precious")
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "0.lease").symlink_to(other)
+    with Claims(folder) as mine:
+        assert not mine.take(0)
+        assert list(holders(folder)) == []
+    assert other.read_text() == "precious"
+
+
+def test_a_holder_says_who_and_where_it_is(tmp_path):
+    with Claims(tmp_path / "c") as mine:
+        mine.take(1)
+        [holder] = holders(tmp_path / "c")
+    assert holder == (1, socket.gethostname(), os.getpid(), 0, True)

@@ -12,30 +12,33 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Certificate": "certificates",
+    "CriticalPoints": "critical",
     "Curve": "functionals",
+    "Damage": "health",
     "Eigenpairs": "projections",
     "Escape": "escapes",
     "Estimate": "estimates",
     "Fisher": "fisher",
     "Fraction": "negative",
-    "Groups": "identity",
     "GaussNewton": "gauss_newton",
+    "Groups": "identity",
     "Hessian": "curvature",
     "Inertia": "signature",
     "KINDS": "points",
-    "STATUSES": "critical",
-    "CriticalPoints": "critical",
     "Landscape": "landscapes.base",
     "Matrix": "matrices",
     "Operator": "operators",
     "OperatorError": "checks",
     "Quadrature": "quadrature",
     "Residual": "gauss_newton",
+    "STATUSES": "critical",
     "Search": "config",
     "Spectrum": "spectra",
     "StoreError": "store",
+    "StoreStatus": "health",
     "Streamed": "streamed",
     "Sweep": "config",
+    "SweepPlan": "plans",
     "Tridiagonal": "krylov",
     "Verdict": "points",
     "cdf": "functionals",
@@ -58,10 +61,12 @@ _EXPORTS = {
     "kpm": "quadrature",
     "lanczos": "krylov",
     "logdet": "functionals",
+    "merge": "merging",
     "minres_qlp": "minres",
     "negative_fraction": "negative",
     "open_search": "searches",
     "open_sweep": "ensemble",
+    "plan_sweep": "plans",
     "report": "reporting",
     "restrict": "projections",
     "search": "searches",
@@ -69,8 +74,10 @@ _EXPORTS = {
     "slq": "quadrature",
     "spectral_function": "functionals",
     "spectrum": "spectra",
+    "store_status": "health",
     "sweep": "ensemble",
     "trace": "traces",
+    "verify": "health",
 }
 _MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt", "starts")
 
@@ -80,6 +87,7 @@ __all__ = [
     "Certificate",
     "CriticalPoints",
     "Curve",
+    "Damage",
     "Eigenpairs",
     "Escape",
     "Estimate",
@@ -98,8 +106,10 @@ __all__ = [
     "Search",
     "Spectrum",
     "StoreError",
+    "StoreStatus",
     "Streamed",
     "Sweep",
+    "SweepPlan",
     "Tridiagonal",
     "Verdict",
     "adapters",
@@ -125,10 +135,12 @@ __all__ = [
     "lanczos",
     "landscapes",
     "logdet",
+    "merge",
     "minres_qlp",
     "negative_fraction",
     "open_search",
     "open_sweep",
+    "plan_sweep",
     "plot",
     "report",
     "restrict",
@@ -139,8 +151,10 @@ __all__ = [
     "spectral_function",
     "spectrum",
     "starts",
+    "store_status",
     "sweep",
     "trace",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -158,13 +172,16 @@ if TYPE_CHECKING:
     from hessjax.fisher import Fisher
     from hessjax.functionals import Curve, cdf, density, logdet, spectral_function
     from hessjax.gauss_newton import GaussNewton, Residual
+    from hessjax.health import Damage, StoreStatus, store_status, verify
     from hessjax.identity import Groups, distinct
     from hessjax.krylov import Tridiagonal, lanczos
     from hessjax.landscapes.base import Landscape
     from hessjax.matrices import Matrix
+    from hessjax.merging import merge
     from hessjax.minres import minres_qlp
     from hessjax.negative import Fraction, negative_fraction
     from hessjax.operators import Operator, shift
+    from hessjax.plans import SweepPlan, plan_sweep
     from hessjax.points import KINDS, Verdict, classify_point
     from hessjax.projections import Eigenpairs, deflate, restrict
     from hessjax.quadrature import Quadrature, kpm, slq

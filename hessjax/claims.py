@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -63,6 +64,8 @@ class Claims:
         self.folder, self.beat, self.patience = folder, beat, patience
         self._held: dict[int, int] = {}  # file descriptors
         self._seen: dict[Path, tuple[_Lease, float]] = {}  # a lease as it was when it last changed, and when that was
+        said = {**_this_process(), "token": secrets.token_hex(4)}
+        self._head = json.dumps(said).encode() + b"\n"
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._beating: threading.Thread | None = None
 
@@ -73,6 +76,10 @@ class Claims:
         self._ended.set()
         for unit in list(self._held):
             self.release(unit)
+        for path in self.folder.glob("*.lease"):  # a signal may have come between a file and its being held
+            with contextlib.suppress(OSError):
+                if _read(path).head == self._head:
+                    path.unlink()
         with contextlib.suppress(OSError):  # others' are still there
             self.folder.rmdir()
 
@@ -116,7 +123,7 @@ class Claims:
         for _ in range(2):
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
-                os.write(descriptor, json.dumps(_this_process()).encode() + b"\n")
+                os.write(descriptor, self._head)
                 return descriptor
             except FileExistsError:
                 return None

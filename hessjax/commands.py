@@ -18,6 +18,7 @@ from hessjax.config import Sweep
 from hessjax.critical_command import CriticalCommand
 from hessjax.flags import UsageError, config_args, config_fields, parse_worker, to_config
 from hessjax.process import own_process, save_figure
+from hessjax.store_commands import Merge, Status, Verify, print_plan
 
 __all__ = ["COMMANDS", "own_process", "sweep_command"]
 
@@ -34,11 +35,17 @@ class _SweepExtras:
     take_over: bool = False
     config: Path | None = None
     report: bool = False
+    plan: bool = False
     progress: bool = True
 
     def run(self) -> None:
         config = to_config(Sweep, self)
         own_process(config.dtype)
+        if self.plan:
+            from hessjax.plans import plan_sweep
+
+            print_plan(plan_sweep(config, self.output, unit=self.unit, memory=self.memory))
+            return
         from hessjax.ensemble import sweep
 
         path = sweep(
@@ -77,6 +84,7 @@ Args:
   take_over: when that share is done, go on with units of others that nobody is at work on.
   config: JSON file of a configuration; flags given beside it win.
   report: write the HTML report at the end.
+  plan: say what the sweep would take, by timing one lane, and run nothing.
   progress: show inits done, rate and time left.
 """
 SweepCommand: Any = sweep_command()
@@ -315,6 +323,9 @@ COMMANDS = {
     "spectrum": SpectrumCommand,
     "critical": CriticalCommand,
     "report": Report,
+    "status": Status,
+    "verify": Verify,
+    "merge": Merge,
     "list": List,
     "show": Show,
     "doctor": Doctor,

@@ -26,7 +26,7 @@ from hessjax.working import Rows, write_units
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["open_sweep", "sweep"]
+__all__ = ["compiled", "open_sweep", "sweep", "unit_of"]
 
 UNITS, UNIT_BYTES = 64, 2**22  # units that there are at least, where there are lanes enough; and a unit's bytes at most
 
@@ -92,7 +92,7 @@ def sweep(
     if workers > 1:
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
-    lanes.compile(store.read("step").tolist(), _recorded_way(store))
+    compiled(lanes, store.read("step").tolist(), store)
     begin = _Inits(lanes, store).begin
     shown: dict[str, Any] = {"label": config.landscape_name, "what": "inits", "progress": progress}
     facts = {"compile_s": lanes.compile_s, "device": devices.describe(), "take_over": take_over}
@@ -168,13 +168,18 @@ def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) 
             **runs.circumstances(),
         }
         arrays = records.arrays(lanes, steps=steps)
-        Store.create(path, arrays, attributes, rows="init", unit=_unit(lanes, arrays, unit))
+        Store.create(path, arrays, attributes, rows="init", unit=unit_of(lanes, arrays, unit))
     store = Store.open(path)
     runs.refuse_another(store, identity)
     return store
 
 
-def _unit(lanes: Lanes, arrays: Mapping[str, Spec], asked: int | None) -> int:
+def compiled(lanes: Lanes, steps: list[int], store: Store | None) -> None:
+    """Compiles lanes, for a store that is begun in the way that it recorded."""
+    lanes.compile(steps, None if store is None else _recorded_way(store))
+
+
+def unit_of(lanes: Lanes, arrays: Mapping[str, Spec], asked: int | None) -> int:
     """Inits of a unit, whole lanes; unless asked for, as many as write few files without losing much at a kill."""
     if asked is not None:
         return -(-asked // lanes.width) * lanes.width

@@ -19,27 +19,25 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
-from hessjax import stacks, trees
+from hessjax import trees
 from hessjax.assembly import check_fits
 from hessjax.checks import OperatorError, check_operator
 from hessjax.columns import COLUMNS
-from hessjax.composition import lower
 from hessjax.config import Sweep
 from hessjax.curvature import Hessian
 from hessjax.devices import batch_bytes, lane_mesh, measuring_bytes
 from hessjax.landscapes import base as landscapes
 from hessjax.landscapes.base import Landscape
+from hessjax.measuring import measure
 from hessjax.objective import mean_loss
 from hessjax.rows import num_rows
-from hessjax.signature import by_values, with_ends
 from hessjax.stored import Stored
 from hessjax.times import place
 from hessjax.train import Trainer, TrainState, make_optimizer
 
-__all__ = ["Lanes", "Way", "measure", "resolve"]
+__all__ = ["Lanes", "Way", "resolve"]
 
 MANY = 4000  # measurements of a sweep that are worth a second compilation
-PIECES = 2**30  # bytes of one init's pieces: the same on every machine, as the way they are added decides the last bits
 PILOT = 32  # inits whose median loss places the times
 
 
@@ -75,68 +73,6 @@ def _has_classes(land: Landscape, init: Callable, batch: PyTree) -> bool:
     outputs = jax.eval_shape(lambda key: land.model(init(key), batch[0]), jax.random.key(0))  # pyright: ignore
     shape = getattr(outputs, "shape", ())
     return shape[:-1] == batch[1].shape and shape[-1:] > (1,)
-
-
-def measure(
-    land: Landscape,
-    params: PyTree,
-    *,
-    tol: float,
-    spectrum: bool = True,
-    chunk: int | None = None,
-    columns: int = COLUMNS,
-    pieces: bool = True,
-) -> dict[str, Array]:
-    """One init at one time: every number of its row.
-
-    Args:
-      land: the landscape.
-      params: where to measure.
-      tol: relative threshold of the counts.
-      spectrum: whether all eigenvalues are among the numbers.
-      chunk: rows per pass.
-      columns: Hessian columns per pass, of the leaves that are columns.
-      pieces: whether leaves may be put together from pieces, of up to 1 GiB.
-
-    Example:
-      >>> land = landscapes.get("quadratic", eigenvalues=(-1.0, 2.0))
-      >>> row = measure(land, jnp.ones(2), tol=1e-5)
-      >>> int(row["negative"]), int(row["positive"])
-      (1, 1)
-    """
-    loss, grad = jax.value_and_grad(lambda p: mean_loss(land.loss, p, land.batch))(params)
-    op = Hessian(land.loss, params, land.batch, chunk=chunk)
-    matrix = lower(op, columns=columns, memory=PIECES if pieces else 1)
-    matrix = jnp.where(jnp.isfinite(loss), matrix, jnp.nan)  # a diverged init has no curvature to count
-    if spectrum:
-        values = stacks.eigvalsh(matrix)
-        found, ends = by_values(values, stacks.row_sum_norm(matrix), tol), values[jnp.array([0, -1])]
-    else:
-        values, (found, ends) = None, with_ends(matrix, tol)
-    finite = jnp.all(jnp.isfinite(ends))
-    row = {
-        "loss": loss,
-        "grad_norm": trees.norm(grad),
-        **found._asdict(),
-        "trace": jnp.where(finite, jnp.sum(matrix.ravel()[:: len(matrix) + 1]), jnp.nan),
-        "min_eigenvalue": ends[0],
-        "max_eigenvalue": ends[1],
-        "status": jnp.where(jnp.isfinite(loss), jnp.where(finite, 0, 2), 1).astype(jnp.int8),
-    }
-    if land.classifies:
-        row["error"] = jnp.where(jnp.isfinite(loss), error_rate(land, params), jnp.nan)
-    if values is not None:
-        row["eigenvalues"] = values
-    kept = ("negative", "zero", "positive", "certified", "status")
-    return {name: x if name in kept else x.astype(matrix.dtype) for name, x in row.items()}
-
-
-def error_rate(land: Landscape, params: PyTree) -> Float[Array, ""]:
-    """Share of rows where argmax of the model's outputs is not the integer target."""
-    assert land.model is not None
-    inputs, targets = land.batch
-    with jax.default_matmul_precision("float32"):
-        return jnp.mean(jnp.argmax(land.model(params, inputs), axis=-1) != targets)
 
 
 class Way(NamedTuple):
@@ -307,13 +243,24 @@ class Lanes:
 
     def begin(self, first: int) -> list[dict[str, Array]]:
         """Begins to compute rows first..first+width-1: what `wait` makes rows of."""
-        inits = self._numbers(first)
-        state, rows, now = self._run_start(inits), [], 0
+        state, rows, now = self.start(first), [], 0
         for step in self.times:
-            state = self._run_advance(state, inits, jnp.int32(now), jnp.int32(step)) if step > now else state
-            rows.append(self._run_measure(state.params))
+            state = self.train(state, first, now, step) if step > now else state
+            rows.append(self.measured(state))
             now = step
         return rows
+
+    def start(self, first: int = 0) -> TrainState:
+        """States at step 0, [padded, ...]."""
+        return self._run_start(self._numbers(first))
+
+    def train(self, state: TrainState, first: int, now: int, step: int) -> TrainState:
+        """States at a step from those at step `now`, which are given away."""
+        return self._run_advance(state, self._numbers(first), jnp.int32(now), jnp.int32(step))
+
+    def measured(self, state: TrainState) -> dict[str, Array]:
+        """Every number of the rows that states are measured to be."""
+        return self._run_measure(state.params)
 
     def wait(self, begun: list[dict[str, Array]]) -> dict[str, np.ndarray]:
         """The rows that were begun, when they are there."""

@@ -93,7 +93,7 @@ def check_shares(unit: int | None, worker: tuple[int, int], what: str) -> None:
 
 def num_done(store: Store) -> int:
     """Rows of the units that are written."""
-    return sum(b - a for a, b in map(store.span, np.flatnonzero(store.done()).tolist()))
+    return int(store.done_rows().sum())
 
 
 def opened(path: str | Path) -> xarray.Dataset:
@@ -111,7 +111,7 @@ def opened(path: str | Path) -> xarray.Dataset:
     store = Store.open(path)
     # As a store, not a path: zarr reads a path as a URL, and a per cent sign or a hash in it as an escape.
     ds = xarray.open_zarr(zarr.storage.LocalStore(store.path, read_only=True), consolidated=False, chunks=None)
-    done = np.repeat(store.done(), store.unit)[: store.num_rows]
+    done = store.done_rows()
     ds = ds.drop_vars("done").assign_coords(done=(store.rows, done, {"long_name": "row computed"}))
     ds.attrs.pop("hessjax_store", None)
     return ds.assign_attrs(run_attrs(store.events()), num_done=int(done.sum()))

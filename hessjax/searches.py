@@ -20,7 +20,8 @@ from hessjax import runs, starts, trees
 from hessjax.config import Search, Sweep
 from hessjax.critical import STATUSES, CriticalPoints, find_critical_points
 from hessjax.landscapes.base import Landscape
-from hessjax.lanes import Lanes, measure, resolve
+from hessjax.lanes import Lanes, resolve
+from hessjax.measuring import measure
 from hessjax.objective import mean_loss
 from hessjax.progress import say
 from hessjax.records import CURVATURE

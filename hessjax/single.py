@@ -15,7 +15,8 @@ from hessjax import trees
 from hessjax.checks import check_operator
 from hessjax.config import Sweep
 from hessjax.curvature import Hessian
-from hessjax.lanes import Lanes, error_rate, resolve
+from hessjax.lanes import Lanes, resolve
+from hessjax.measuring import error_rate
 from hessjax.objective import mean_loss
 from hessjax.spectra import Spectrum, spectrum
 

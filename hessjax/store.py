@@ -7,6 +7,7 @@ is data only: JSON and numbers.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -165,6 +166,10 @@ class Store:
         with _explain(self.path):
             return self._array("done").read().result().astype(bool)
 
+    def done_rows(self) -> np.ndarray:
+        """Which rows are written, [num_rows] bool."""
+        return np.repeat(self.done(), self.unit)[: self.num_rows]
+
     def read(self, name: str) -> np.ndarray:
         """A whole array."""
         with _explain(self.path):
@@ -216,20 +221,26 @@ class Store:
         names = sorted(f.parent.name for f in self.path.glob("*/zarr.json") if f.parent.name not in ("done", self.rows))
         return tuple(name for name in names if self._array(name).domain.labels[:1] == (self.rows,))
 
+    def spec(self, name: str) -> Spec:
+        """What an array is, without its values."""
+        with _explain(self.path):
+            array = self._array(name)
+            made = array.spec(retain_context=False).to_json()["metadata"]
+        fill, attrs = made.get("fill_value"), made.get("attributes", {})
+        return Spec(tuple(array.domain.labels), tuple(array.shape), array.dtype.name, attrs, fill=fill)
+
     def log(self, **event: Any) -> None:
         """Appends one line to the log beside the store; one write, so concurrent workers' lines do not mix."""
         with _explain(self.log_path), open(self.log_path, "a", opener=_itself) as f:
             f.write(json.dumps(event) + "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """The event lines so far; a torn last line is left out."""
+        """The event lines so far; a torn last line, and what is none of ours, are left out."""
         found = []
-        for line in self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else ():
-            try:
+        for line in self.log_path.read_text(errors="replace").splitlines() if self.log_path.is_file() else ():
+            with contextlib.suppress(ValueError, RecursionError):
                 found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return found
+        return [event for event in found if isinstance(event, dict)]
 
     @cached_property
     def _opened(self) -> dict[str, ts.TensorStore]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-__all__ = ["DTYPES", "Plain", "Stored", "check_real", "check_whole", "differences", "plain"]
+__all__ = ["DTYPES", "Plain", "Stored", "check_real", "check_whole", "differences", "fingerprint_of", "plain"]
 
 LARGEST_SEED = 2**32 - 1  # without x64 JAX drops the higher bits of a seed, silently
 
@@ -62,7 +62,7 @@ class Stored:
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that name the configuration."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        return fingerprint_of(self.to_dict())
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -92,6 +92,11 @@ class Stored:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
         if not isinstance(self.landscape, str) and self.options:
             raise ValueError("options are for named landscapes; a Landscape object has its choices made already.")
+
+
+def fingerprint_of(config: Plain) -> str:
+    """Twelve hexadecimal digits that name a configuration as `to_dict` writes it."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(old: Plain, new: Plain) -> list[str]:

@@ -144,6 +144,22 @@ def test_a_lease_of_nobody_is_dead_after_a_while_and_not_shown(tmp_path, monkeyp
         assert mine.take(0)
 
 
+def test_a_lease_whose_making_was_interrupted_is_taken_away_at_the_end(tmp_path, monkeypatch):
+    folder = tmp_path / "c"
+
+    def interrupted(self, path):
+        make(self, path)
+        raise KeyboardInterrupt
+
+    make = Claims._make
+    with Claims(folder) as other:
+        other.take(1)
+        monkeypatch.setattr(Claims, "_make", interrupted)
+        with pytest.raises(KeyboardInterrupt), Claims(folder) as mine:
+            mine.take(0)
+        assert [h.unit for h in holders(folder)] == [1]
+
+
 def test_where_no_lease_can_be_made_is_one_line(tmp_path):
     (tmp_path / "c").write_text("a file")
     with (

@@ -17,7 +17,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from hessjax import OperatorError, Sweep, landscapes
 from hessjax import lanes as lanes_module
 from hessjax.landscapes import Landscape
-from hessjax.lanes import PILOT, Lanes, measure, resolve
+from hessjax.lanes import PILOT, Lanes, resolve
+from hessjax.measuring import measure
 from hessjax.times import _increasing
 
 # A few roundings per operation, a few tens of operations in sequence per step; times eps, steps and the scale.

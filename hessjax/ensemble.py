@@ -21,12 +21,12 @@ from hessjax.lanes import Lanes, Way, resolve
 from hessjax.pool import check_shareable, run_workers
 from hessjax.progress import say
 from hessjax.store import Spec, Store
-from hessjax.working import Rows, write_units
+from hessjax.working import Begin, Rows, write_units
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["compiled", "open_sweep", "sweep", "unit_of"]
+__all__ = ["compiled", "open_sweep", "rows_of", "sweep", "unit_of"]
 
 UNITS, UNIT_BYTES = 64, 2**22  # units that there are at least, where there are lanes enough; and a unit's bytes at most
 
@@ -93,11 +93,16 @@ def sweep(
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
     compiled(lanes, store.read("step").tolist(), store)
-    begin = _Inits(lanes, store).begin
+    begin = rows_of(lanes, store)
     shown: dict[str, Any] = {"label": config.landscape_name, "what": "inits", "progress": progress}
     facts = {"compile_s": lanes.compile_s, "device": devices.describe(), "take_over": take_over}
     write_units(store, worker, begin, at_once=lanes.width, **shown, **facts)
     return store.path
+
+
+def rows_of(lanes: Lanes, store: Store) -> Begin:
+    """How `write_units` gets the rows of a sweep: from lanes, which are halved each time that memory runs out."""
+    return _Inits(lanes, store).begin
 
 
 class _Inits:

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import convolutions, index_law, large, peers, slq, spurious
+from benchmarks import convolutions, index_law, kills, large, peers, slq, spurious, sweeps
 from benchmarks.peers import densities
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,3 +127,22 @@ def test_the_decoder_has_as_many_parameters_as_it_claims():
     from hessjax import trees
 
     assert trees.size(jax.eval_shape(lambda k: large.init(k, large.Shape()), jax.random.key(0))) == 124_439_808
+
+
+def test_killed_workers_lose_tear_and_double_nothing(toy):
+    [row] = kills.run()
+    assert (row["kills"], row["damaged"], row["error"]) == (3, 0, 0)
+    assert row["units"] == 16 * row["stores"]
+
+
+def test_a_lane_alone_stored_and_in_plain_jax_is_as_exact(toy):
+    rows = {row["what"]: row for row in sweeps._in_process(sweeps.config(64, smoke=True), Path(tempfile.mkdtemp()))}
+    assert set(rows) == {"lane", "stored", "plain JAX"}
+    assert max(row["error"] for row in rows.values()) < 1e-5
+
+
+def test_a_command_of_a_claim_says_what_it_took(toy, tmp_path):
+    row = sweeps._command("workers 2", sweeps.config(40, smoke=True), tmp_path, None, workers=2)
+    assert row["units"] == 2
+    assert row["peak_bytes"] > 2**20
+    assert row["ms_per_init"] > 0

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-__all__ = ["MOST", "as_pytree", "check_accuracy", "check_count", "check_tolerance", "hashable", "is_full"]
+__all__ = ["MOST", "as_pytree", "check_accuracy", "check_count", "check_key", "check_tolerance", "hashable", "is_full"]
 
 MOST = 2**30  # products that are counted, in int32
 
@@ -32,6 +34,26 @@ def check_tolerance(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number from 0 up, got {value!r}.")
+
+
+def check_key(key: Any) -> None:
+    """Refuses what is not one key of random numbers, typed or of the older kind.
+
+    Raises:
+      TypeError: no key; it says how to make one.
+      ValueError: several.
+
+    Example:
+      >>> import jax
+      >>> check_key(jax.random.key(0)), check_key(jax.random.PRNGKey(0))
+      (None, None)
+    """
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != np.uint32:
+        raise TypeError(f"key is {type(key).__name__}, wanted a key of random numbers; write jax.random.key(0).")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"key has shape {key.shape}, wanted one key; take key[0], or call it under jax.vmap.")
 
 
 def hashable(loss: Callable) -> Callable:

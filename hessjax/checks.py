@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from hessjax import trees
+from hessjax.arguments import check_key
 from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
 
@@ -68,6 +69,7 @@ def check_operator(op: Operator, key: PRNGKey, *, tol: float | None = None) -> O
       >>> hj.check_operator(hj.Matrix(jnp.eye(3)), jax.random.key(0)).ok
       True
     """
+    check_key(key)
     check_operand(op)
     rounding = trees.eps(op.like)
     bound = min(1000 * rounding, 0.1) if tol is None else float(tol)

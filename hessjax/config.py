@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from hessjax.stored import DTYPES, Plain, Stored, check_whole, differences
 
-__all__ = ["STATUSES", "Search", "Sweep", "differences"]
+__all__ = ["STATUSES", "Search", "Sweep", "check_is", "differences"]
 
 MOST_INITS = 2**31 - 1  # numbers are int32 on devices
 
@@ -98,6 +98,16 @@ class Sweep(Stored):
             raise ValueError(
                 f"times={self.times} measurements need at least {self.times - 1} steps; num_steps is {self.num_steps}."
             )
+
+
+def check_is(kind: type[Stored], config: Any) -> None:
+    """Refuses what is no configuration of that kind.
+
+    Raises:
+      TypeError: names what was got.
+    """
+    if not isinstance(config, kind):
+        raise TypeError(f"config is {type(config).__name__}, wanted hj.{kind.__name__}(...).")
 
 
 MethodName = Literal["newton-mr", "gradient-norm", "trust-region", "saddle-free", "newton", "damped-newton"]

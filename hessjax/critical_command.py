@@ -47,7 +47,7 @@ class _Extras:
     def _of_a_sweep(self, config: Search) -> Search:
         from hessjax.starts import sweep_at
 
-        _, sweep = sweep_at(self.from_ or "")
+        _, sweep = sweep_at(self.from_ or "", config.landscape_name)
         given = (config.landscape_name, config.options)
         usual = (Search.__dataclass_fields__["landscape"].default, {})
         if given not in (usual, (sweep.landscape_name, sweep.options)):

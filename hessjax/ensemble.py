@@ -16,7 +16,7 @@ import numpy as np
 
 from hessjax import devices, records, runs
 from hessjax.columns import COLUMNS
-from hessjax.config import Sweep
+from hessjax.config import Sweep, check_is
 from hessjax.lanes import Lanes, Way, resolve
 from hessjax.pool import check_shareable, run_workers
 from hessjax.progress import say
@@ -72,6 +72,7 @@ def sweep(
       >>> hj.open_sweep(path)["negative"].values.tolist()
       [[2, 2], [2, 2], [2, 2]]
     """
+    check_is(Sweep, config)
     if workers > 1 and worker[1] > 1:
         raise ValueError(f"give workers= (local processes) or worker= (this process's share), not both: {worker}.")
     if workers < 1:

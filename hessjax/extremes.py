@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
-from hessjax.arguments import MOST, check_count
+from hessjax.arguments import MOST, check_count, check_key
 from hessjax.devices import memory_available
 from hessjax.driving import between, products, ready, repeat, run, space, until
 from hessjax.krylov import BREAKDOWN, eps, orthogonalize, unit_start
@@ -102,6 +102,7 @@ def eigsh(
     References: Wu & Simon (2000), SIAM J. Matrix Anal. Appl. 22(2), doi:10.1137/S0895479898334605 (thick restart);
       Kuczynski & Wozniakowski (1992), SIAM J. Matrix Anal. Appl. 13(4), doi:10.1137/0613066, theorem 3 (random start).
     """
+    check_key(key)
     check_operand(op)
     size = op.size - op.num_deflated
     check_count("k", k)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Real
 
-from hessjax.arguments import check_accuracy
+from hessjax.arguments import check_accuracy, check_key
 from hessjax.driving import run
 from hessjax.estimates import Estimate, interval, mean, to_rtol
 from hessjax.krylov import cost, runs, tridiagonals
@@ -73,9 +73,10 @@ def density(quadrature: Quadrature, grid: Points, *, width: Width, atoms: Eigenp
       1.0
     """
     _check_width(width, quadrature)
+    points = _points("grid", grid)
 
     def gaussian(centres):
-        z = (jnp.asarray(grid)[:, None] - centres) / width
+        z = (points[:, None] - centres) / width
         return jnp.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
 
     return _curve(quadrature, gaussian, atoms)
@@ -97,7 +98,8 @@ def cdf(quadrature: Quadrature, x: Points, *, atoms: Eigenpairs | None = None) -
       >>> hj.cdf(q, jnp.array([0.5, 3.0])).value.tolist()
       [0.0, 1.0]
     """
-    return _curve(quadrature, lambda nodes: (nodes <= jnp.asarray(x)[:, None]).astype(nodes.dtype), atoms)
+    points = _points("x", x)
+    return _curve(quadrature, lambda nodes: (nodes <= points[:, None]).astype(nodes.dtype), atoms)
 
 
 def spectral_function(
@@ -119,6 +121,8 @@ def spectral_function(
       >>> round(float(hj.spectral_function(q, jnp.exp).value), 4)
       2.7183
     """
+    if not callable(f):
+        raise TypeError(f"f is {type(f).__name__}, wanted a function of eigenvalues, elementwise.")
     found = _curve(quadrature, lambda nodes: f(nodes)[None], atoms)
     return Estimate(found.value[0], found.std_error[0], quadrature.num_matvecs)
 
@@ -160,6 +164,9 @@ def logdet(
 
     References: Ubaru, Chen & Saad (2017), SIAM J. Matrix Anal. Appl. 38(4), doi:10.1137/16M1104974.
     """
+    if isinstance(shift, str | bytes) or jnp.ndim(shift):
+        raise ValueError(f"shift must be a real number, got {shift!r}.")
+    check_key(key)
     options = runs(op, num_steps, num_probes, reorthogonalize)
     limit = check_accuracy("rtol", rtol, num_probes, max_matvecs)
     if rtol is None:
@@ -177,6 +184,7 @@ def _logdet(op: Operator, key: Any, shift: Any, *, num_steps: int, num_probes: i
 
 def _curve(q: Quadrature, f: Callable[[Array], Array], atoms: Eigenpairs | None) -> Curve:
     """The mean of f: [m] -> [points, m] over the eigenvalues: the probes' nodes, and atoms at their own mass."""
+    _check_quadrature(q)
 
     def one_probe(nodes, weights):
         seen = weights != 0  # an unused slot's node is no eigenvalue: f may be infinite there
@@ -194,7 +202,20 @@ def _concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
+def _points(name: str, given: Any) -> Array:
+    points = jnp.asarray(given)
+    if points.ndim != 1:
+        raise ValueError(f"{name} has shape {points.shape}, wanted values of lambda in one dimension.")
+    return points
+
+
+def _check_quadrature(q: Any) -> None:
+    if not isinstance(q, Quadrature):
+        raise TypeError(f"quadrature is {type(q).__name__}, wanted what hj.slq(op, key) or hj.kpm(op, key) returns.")
+
+
 def _check_width(width: Any, q: Quadrature) -> None:
+    _check_quadrature(q)
     if not _concrete(width):
         return
     if not width > 0:

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
-from hessjax.arguments import check_count, is_full
+from hessjax.arguments import check_count, check_key, is_full
 from hessjax.driving import between, over, ready, repeat, run, space
 from hessjax.operators import Operator, check_operand
 from hessjax.trees import PRNGKey
@@ -96,6 +96,7 @@ def lanczos(
     References: Lanczos (1950), doi:10.6028/jres.045.026; Parlett (1998), The Symmetric Eigenvalue Problem, 6.9 (two
       subtractions are enough); Paige (1972), doi:10.1093/imamat/10.3.373 (the order of the recurrence).
     """
+    check_key(key)
     check_operand(op)
     check_count("num_steps", num_steps)
     full = is_full(reorthogonalize)

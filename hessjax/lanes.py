@@ -46,8 +46,10 @@ def resolve(config: Stored) -> Landscape:
 
     Raises:
       ValueError: float64 without x64; unknown landscape or option; empty params.
-      TypeError: params with leaves that are not floating.
+      TypeError: no configuration; params with leaves that are not floating.
     """
+    if not isinstance(config, Stored):
+        raise TypeError(f"config is {type(config).__name__}, wanted hj.Sweep(...) or hj.Search(...).")
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             'dtype float64 needs x64; write jax.config.update("jax_enable_x64", True) before anything else.'

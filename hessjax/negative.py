@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from hessjax.arguments import check_accuracy
+from hessjax.arguments import check_accuracy, check_key
 from hessjax.driving import between, ready, run
 from hessjax.estimates import Estimate, interval, mean, to_accuracy
 from hessjax.krylov import Ritz, Tridiagonal, cost, eps, product_eps, ritz, runs, tridiagonals
@@ -92,6 +92,7 @@ def negative_fraction(
     References: Golub & Meurant (2010), Matrices, Moments and Quadrature, section 3; Szego (1939), section 3.41; Parlett
       (1998), section 11.7 (Ritz vectors and gaps).
     """
+    check_key(key)
     options = runs(op, num_steps, num_probes, reorthogonalize)
     if not tol >= 0:
         raise ValueError(f"tol must be at least 0, got {tol}; it is relative to the largest |Ritz value|.")

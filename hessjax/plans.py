@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hessjax import devices, records, runs
-from hessjax.config import Sweep
+from hessjax.config import Sweep, check_is
 from hessjax.ensemble import compiled, unit_of
 from hessjax.lanes import Lanes, resolve
 from hessjax.store import Store
@@ -78,6 +78,7 @@ def plan_sweep(
       >>> plan.num_params, plan.inits_left, plan.num_units
       (6, 100, 4)
     """
+    check_is(Sweep, config)
     runs.check_shares(unit, (0, 1), "init")
     lanes = Lanes(config, resolve(config), None if memory is None else devices.parse_bytes(memory))
     store = None

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
-from hessjax.arguments import check_count
+from hessjax.arguments import check_count, check_key
 from hessjax.driving import between, over, ready, repeat, run
 from hessjax.krylov import Tridiagonal, eps, product_eps, ritz, runs, tridiagonals, unit_start
 from hessjax.operators import Operator, check_operand
@@ -75,6 +75,7 @@ def slq(
       without reorthogonalisation: Greenbaum (1989), doi:10.1016/0024-3795(89)90285-1; Chen, Trogdon & Ubaru (2021),
       arXiv:2105.06595.
     """
+    check_key(key)
     return run(_slq, op, key, **runs(op, num_steps, num_probes, reorthogonalize))
 
 
@@ -180,6 +181,7 @@ def kpm(op: Operator, key: PRNGKey, *, num_moments: int = 128, num_probes: int =
     References: Weisse, Wellein, Alvermann & Fehske (2006), Rev. Mod. Phys. 78, doi:10.1103/RevModPhys.78.275, eqs.
       (35), (71), (82).
     """
+    check_key(key)
     check_operand(op)
     check_count("num_moments", num_moments, 2)
     check_count("num_probes", num_probes)

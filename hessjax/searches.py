@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from hessjax import runs, starts, trees
-from hessjax.config import Search, Sweep
+from hessjax.config import Search, Sweep, check_is
 from hessjax.critical import STATUSES, CriticalPoints, find_critical_points
 from hessjax.landscapes.base import Landscape
 from hessjax.lanes import Lanes, resolve
@@ -92,6 +92,7 @@ def search(
       >>> hj.open_search(path)["status"].shape
       (4, 1)
     """
+    check_is(Search, config)
     runs.check_shares(unit, worker, "start")
     if Store.is_anything_at(path):
         Store.open(path)
@@ -180,7 +181,9 @@ def _starts(config: Search, land: Landscape, first: int, count: int) -> PyTree:
             raise ValueError(f"landscape {config.landscape_name!r} has no known critical points to start from.")
         return trees.cast(starts.around(points, key, count, noise=config.noise, **numbered), config.dtype)
     if config.starts == "sweep":
-        made = starts.from_sweep(str(config.sweep), key, count, noise=config.noise, **numbered)
+        made = starts.from_sweep(
+            str(config.sweep), key, count, noise=config.noise, landscape=config.landscape_name, **numbered
+        )
         return trees.cast(made, config.dtype)
     training: dict[str, Any] = {
         "num_steps": config.num_steps,

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hessjax import trees
-from hessjax.arguments import check_count
+from hessjax.arguments import check_count, check_key
 from hessjax.driving import run
 from hessjax.estimates import Estimate
 from hessjax.extremes import eigsh
@@ -133,6 +133,7 @@ def spectrum(
 
     References: `eigsh`, `slq`, `negative_fraction`; outliers apart from the bulk: Papyan (2019), arXiv:1811.07062.
     """
+    check_key(key)
     check_operand(op)
     if op.num_deflated:
         raise ValueError(

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from hessjax import trees
-from hessjax.arguments import check_count, check_tolerance
+from hessjax.arguments import check_count, check_key, check_tolerance
 from hessjax.config import Sweep
 from hessjax.landscapes.base import Landscape
 from hessjax.lanes import Lanes, resolve
@@ -52,6 +52,7 @@ def at_random(land: Landscape, key: PRNGKey, num_starts: int, *, first: int = 0)
       >>> at_random(land, jax.random.key(0), 3)["W1"].shape
       (3, 2, 4)
     """
+    check_key(key)
     _check_landscape(land)
     return _inits(land, key, _numbers(num_starts, first))
 
@@ -100,6 +101,7 @@ def along_training(
 
     References: Frye et al. (2021), doi:10.1162/neco_a_01388; Pennington & Bahri (2017), ICML.
     """
+    check_key(key)
     check_count("num_steps", num_steps)
     check_tolerance("noise", noise)
     make_optimizer(optimizer, learning_rate, num_steps=num_steps)  # a mistake is answered here, not while tracing
@@ -125,6 +127,7 @@ def around(points: Sequence[PyTree], key: PRNGKey, num_starts: int, *, noise: fl
       >>> around([jnp.zeros(2), jnp.ones(2)], jax.random.key(0), 3, noise=0.0).tolist()
       [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
     """
+    check_key(key)
     check_tolerance("noise", noise)
     if not len(points):
         raise ValueError("points are none, wanted at least one.")
@@ -135,7 +138,15 @@ def around(points: Sequence[PyTree], key: PRNGKey, num_starts: int, *, noise: fl
     return _noisy(jax.tree.map(lambda x: x[numbers % len(points)], stacked), key, numbers, noise)
 
 
-def from_sweep(path: str | Path, key: PRNGKey, num_starts: int, *, noise: float = 0.0, first: int = 0) -> PyTree:
+def from_sweep(
+    path: str | Path,
+    key: PRNGKey,
+    num_starts: int,
+    *,
+    noise: float = 0.0,
+    first: int = 0,
+    landscape: str | None = None,
+) -> PyTree:
     """Points of a sweep's trainings, uniform in loss over its finished rows; trained again, as stores hold no params.
 
     Args:
@@ -144,12 +155,14 @@ def from_sweep(path: str | Path, key: PRNGKey, num_starts: int, *, noise: float 
       num_starts: how many.
       noise: as of `along_training`.
       first: number of the first.
+      landscape: the sweep's "package.module:factory", where it has one: a store is data, and does not say what is run.
 
     Returns:
       Params in the sweep's dtype.
 
     Raises:
-      StoreError: there is no sweep there, no row of it is done, or its landscape was an object.
+      StoreError: there is no sweep there, no row of it is done, its landscape was an object, or is made by a factory
+        that `landscape` does not name.
       ValueError: a float64 sweep without x64.
 
     Example:
@@ -159,8 +172,9 @@ def from_sweep(path: str | Path, key: PRNGKey, num_starts: int, *, noise: float 
       >>> from_sweep(path, jax.random.key(0), 5).shape
       (5, 6)
     """
+    check_key(key)
     check_tolerance("noise", noise)
-    store, _ = sweep_at(path)
+    store, _ = sweep_at(path, landscape)
     losses, steps = store.read("loss"), store.read("step")
     inits, times = np.nonzero(np.isfinite(losses) & (store.read("status") == 0))
     if not len(inits):
@@ -170,7 +184,8 @@ def from_sweep(path: str | Path, key: PRNGKey, num_starts: int, *, noise: float 
     levels = np.asarray(_over(jax.random.uniform, key, numbers))
     aims = found.min() + levels * (found.max() - found.min())
     row = _nearest(found, aims)
-    params = _trained(_lanes(store.path.resolve(), str(store.attributes.get("created"))), inits[row], steps[times[row]])
+    lanes = _lanes(store.path.resolve(), str(store.attributes.get("created")), landscape)
+    params = _trained(lanes, store.read("init")[inits[row]], steps[times[row]])
     return _noisy(params, key, numbers, noise * (numbers % 2))
 
 
@@ -201,9 +216,9 @@ def _after(lanes: Lanes, inits: Array, steps: Array) -> PyTree:
 
 
 @lru_cache(maxsize=1)  # a study asks for each of its units
-def _lanes(path: Path, created: str) -> Lanes:
+def _lanes(path: Path, created: str, landscape: str | None) -> Lanes:
     """The programs of a sweep, if the landscape of that name is the one it was of."""
-    store, config = sweep_at(path)
+    store, config = sweep_at(path, landscape)
     lanes = Lanes(config, resolve(config))
     other = landscape_differences(store.attributes["landscape"], lanes.identity())
     if other:
@@ -211,8 +226,8 @@ def _lanes(path: Path, created: str) -> Lanes:
     return lanes
 
 
-def sweep_at(path: str | Path) -> tuple[Store, Sweep]:
-    """A sweep's store and its configuration.
+def sweep_at(path: str | Path, landscape: str | None) -> tuple[Store, Sweep]:
+    """A sweep's store and its configuration. Code that the store names is run only where `landscape` names it too.
 
     Raises:
       StoreError: it is not a sweep's, or its landscape cannot be made by name.
@@ -220,9 +235,16 @@ def sweep_at(path: str | Path) -> tuple[Store, Sweep]:
     store = Store.open(path)
     try:
         config = Sweep.from_dict(store.attributes["config"])
+        if ":" in config.landscape_name and config.landscape != landscape:
+            raise StoreError(
+                f"the sweep at {str(store.path)!r} is of {config.landscape_name!r}; a store is data and does not say "
+                "what is run: name that landscape yourself if you trust it."
+            )
         resolve(config)
     except KeyError as error:
         raise StoreError(f"the store at {str(store.path)!r} is not of a sweep: it has no {error}.") from error
+    except StoreError:
+        raise
     except ValueError as error:
         raise StoreError(f"the sweep at {str(store.path)!r} cannot be run again: {error}") from error
     return store, config

@@ -111,7 +111,7 @@ class Store:
         Raises:
           StoreError: there is none, or it is not one of ours.
         """
-        path = Path(path)
+        path = _path(path)
         with _explain(path):
             if not path.exists():
                 raise StoreError(f"no store at {str(path)!r}.")
@@ -139,7 +139,7 @@ class Store:
         Raises:
           StoreError: the file system does not say.
         """
-        with _explain(Path(path)):
+        with _explain(_path(path)):
             return Path(path).exists()
 
     @property
@@ -258,6 +258,12 @@ class Store:
             folder = folder / "0"
         if not folder.parent.resolve().is_relative_to(self.path.resolve()):
             raise StoreError(f"store {str(self.path)!r}: {name!r} is a link that leads out of it, not written to.")
+
+
+def _path(given: Any) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(f"path is {type(given).__name__}, wanted the folder of a store, as a string or a path.")
+    return Path(given)
 
 
 def _log_path(path: Path) -> Path:

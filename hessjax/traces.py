@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
 from hessjax import trees
-from hessjax.arguments import check_accuracy, check_count
+from hessjax.arguments import check_accuracy, check_count, check_key
 from hessjax.driving import ready, repeat, run, space, together
 from hessjax.estimates import Estimate, mean, to_accuracy, to_rtol
 from hessjax.operators import Operator, check_operand
@@ -76,6 +76,7 @@ def trace(
       Musco & Woodruff (2021), arXiv:2010.09649; Girard (1989), doi:10.1007/BF01395775; Hutchinson (1990),
       doi:10.1080/03610919008812866.
     """
+    check_key(key)
     one, cost = _named(TRACES, method)
     limit = _limit(op, num_probes, rtol, max_matvecs, least=3 if method == "hutch++" else 2)
     if rtol is None:
@@ -116,6 +117,7 @@ def frobenius_norm(
       >>> bool(abs(found.value - 5.0) <= 4 * found.std_error + 1e-5)
       True
     """
+    check_key(key)
     one, cost = _named(SQUARES, method)
     limit = _limit(op, num_probes, rtol, max_matvecs, least=3 if method == "hutch++" else 2)
     if rtol is None:
@@ -150,6 +152,7 @@ def diagonal(
 
     References: Bekas, Kokiopoulou & Saad (2007), Appl. Numer. Math. 57, doi:10.1016/j.apnum.2007.01.003.
     """
+    check_key(key)
     limit = _limit(op, num_probes, rtol, max_matvecs)
     if rtol is None:
         return run(_diagonal, op, key, num_probes=num_probes)

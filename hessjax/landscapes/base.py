@@ -59,6 +59,10 @@ class Landscape:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("init", "loss") + (("model",) if self.model is not None else ()):
+            if not callable(getattr(self, name)):
+                got = type(getattr(self, name)).__name__
+                raise TypeError(f"landscape {self.name!r}: {name} is {got}, wanted a function.")
         if not isinstance(self.facts, Mapping):
             raise TypeError(f"landscape {self.name!r}: facts are {type(self.facts).__name__}, wanted a mapping.")
         points = self.facts.get("critical_points", [])

@@ -90,6 +90,8 @@ class Claims:
           StoreError: no lease can be made there.
         """
         path = self.folder / f"{unit}.lease"
+        if self.folder.is_symlink():  # it came with somebody else's store
+            raise StoreError(f"leases in {str(self.folder)!r} are not made: it is a link that leads elsewhere.")
         try:
             descriptor = self._make(path)
             if descriptor is None and self._is_dead(path):

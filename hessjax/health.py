@@ -172,8 +172,11 @@ def _of_the_whole(store: Store) -> Iterator[Damage]:
     if count != store.num_rows:
         yield Damage(None, "config", f"speaks of {count} rows, and there are {store.num_rows}")
     expected = {*PER_TIME} if kind is Sweep else {"loss", "status", "params"}
-    for name in sorted(expected - set(store.by_row)):
-        yield Damage(None, name, "is missing")
+    try:
+        for name in sorted(expected - set(store.by_row)):
+            yield Damage(None, name, "is missing")
+    except StoreError as error:
+        yield Damage(None, "arrays", f"cannot be read: {error}")
 
 
 def _of_a_unit(store: Store, unit: int) -> Iterator[Damage]:

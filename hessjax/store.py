@@ -219,7 +219,8 @@ class Store:
     def by_row(self) -> tuple[str, ...]:
         """Names of the arrays that are written by unit."""
         names = sorted(f.parent.name for f in self.path.glob("*/zarr.json") if f.parent.name not in ("done", self.rows))
-        return tuple(name for name in names if self._array(name).domain.labels[:1] == (self.rows,))
+        with _explain(self.path):
+            return tuple(name for name in names if self._array(name).domain.labels[:1] == (self.rows,))
 
     def spec(self, name: str) -> Spec:
         """What an array is, without its values."""

@@ -92,6 +92,18 @@ def untyped():
     jaxtyping_config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def process_of_a_command(monkeypatch):
+    """A command owns its process and sets threads and x64; here it is given this one for a while."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "JOB_COMPLETION"))]:
+        monkeypatch.delenv(name)
+    before = jax.config.read("jax_enable_x64")
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
 class x64:
     """`with x64(True):` on every supported jax, whose own context manager moved between versions."""
 

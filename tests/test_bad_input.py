@@ -13,7 +13,7 @@ import pytest
 import hessjax as hj
 from hessjax import cli
 
-pytestmark = pytest.mark.usefixtures("untyped")
+pytestmark = pytest.mark.usefixtures("untyped", "process_of_a_command")
 
 KEY = jax.random.key(0)
 P, B = {"w": jnp.ones((3, 2))}, {"x": jnp.ones((6, 3)), "y": jnp.ones((6, 2))}

@@ -26,16 +26,8 @@ BOWL = ["--landscape", f"{MODULE}:bowl", *QUICK]
 
 
 @pytest.fixture(autouse=True)
-def a_process_left_as_it_was(tmp_path, monkeypatch):
-    """A command owns its process and sets threads and x64; here it is given this one for a while."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS"):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))
-    for name in [n for n in os.environ if n.startswith(("SLURM_ARRAY", "JOB_COMPLETION"))]:
-        monkeypatch.delenv(name)
+def in_a_folder_of_its_own(process_of_a_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    before = jax.config.read("jax_enable_x64")
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def python(*words, **how):

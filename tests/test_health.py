@@ -13,6 +13,8 @@ from hessjax.claims import Claims
 from hessjax.health import Damage, store_status, verify
 from hessjax.store import Store
 
+pytestmark = pytest.mark.usefixtures("process_of_a_command")
+
 CONFIG = Sweep(landscape="landscape_module_for_tests:clouds", num_inits=7, num_steps=3, times=2, lane_width=2)
 
 

@@ -12,6 +12,8 @@ from hessjax.health import verify
 from hessjax.merging import merge
 from hessjax.store import Store
 
+pytestmark = pytest.mark.usefixtures("process_of_a_command")
+
 SAME = {"landscape": "landscape_module_for_tests:clouds", "num_steps": 3, "times": 2, "lane_width": 2}
 
 

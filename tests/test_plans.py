@@ -11,6 +11,8 @@ from hessjax.ensemble import open_sweep
 from hessjax.plans import plan_sweep
 from hessjax.store import Store
 
+pytestmark = pytest.mark.usefixtures("process_of_a_command")
+
 CONFIG = Sweep(landscape="landscape_module_for_tests:clouds", num_inits=40, num_steps=30, times=3, lane_width=4)
 
 

@@ -32,16 +32,17 @@ def test_a_unit_has_one_holder_until_it_is_let_go(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def take_all(folder, count, found):
+def take_all(folder, count, found, tried):
     with Claims(folder) as claims:
+        tried.wait(60)  # all at once
         found.put([unit for unit in range(count) if claims.take(unit)])
-        time.sleep(1.0)  # held until the others have tried
+        tried.wait(60)  # held until the others have tried
 
 
 def test_of_four_processes_each_unit_goes_to_one(tmp_path):
     spawn = multiprocessing.get_context("spawn")
-    found = spawn.Queue()
-    all_of_them = [spawn.Process(target=take_all, args=(tmp_path / "c", 200, found)) for _ in range(4)]
+    found, tried = spawn.Queue(), spawn.Barrier(4)
+    all_of_them = [spawn.Process(target=take_all, args=(tmp_path / "c", 200, found, tried)) for _ in range(4)]
     for process in all_of_them:
         process.start()
     units = [found.get(timeout=60) for _ in all_of_them]

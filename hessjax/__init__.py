@@ -72,7 +72,7 @@ _EXPORTS = {
     "sweep": "ensemble",
     "trace": "traces",
 }
-_MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt", "starts")
+_MODULES = ("adapters", "distributed", "kinks", "landscapes", "plot", "rmt", "starts")
 
 __all__ = [
     "KINDS",
@@ -112,6 +112,7 @@ __all__ = [
     "density",
     "diagonal",
     "distinct",
+    "distributed",
     "eigh",
     "eigsh",
     "eigvalsh",
@@ -144,7 +145,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from hessjax import adapters, kinks, landscapes, plot, rmt, starts
+    from hessjax import adapters, distributed, kinks, landscapes, plot, rmt, starts
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.certificates import Certificate, certify_point
     from hessjax.checks import OperatorError, check_operator

@@ -156,7 +156,8 @@ def shard_rows(batch: PyTree, mesh: Mesh, *, local: bool = False) -> PyTree:
 def shard_params(params: PyTree, mesh: Mesh) -> PyTree:
     """Params with every leaf spread over the mesh's "params" along its longest axis that divides, others whole.
 
-    With one device along "params" a copy is on every device. Vectors and estimates are laid out as the params are.
+    With one device along "params" a copy is on every device. Vectors of an operator, and what estimates keep of them,
+    are then spread over the same devices by the compiler.
 
     Raises:
       ValueError: params differ between processes.
@@ -174,7 +175,7 @@ def _axes(shape: tuple[int, ...], share: int) -> list[str | None]:
     dividing = [k for k, n in enumerate(shape) if n and n % share == 0]
     if share == 1 or not dividing:
         return []
-    longest = max(dividing, key=lambda k: shape[k])
+    longest = max(dividing, key=lambda k: (shape[k], k))
     return [PARAMS if k == longest else None for k in range(longest + 1)]
 
 

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessjax as hj
-from hessjax import devices, distributed, single
+from hessjax import devices, distributed
 
 KEY = 5
-EXACT = hj.Sweep(options={"widths": (3,), "rows": 61}, num_steps=0, times=1, dtype="float64")
 
 
 def problem(rows=8):
@@ -63,7 +62,7 @@ def leaves(found):
 
 
 def once():
-    """What is told once for a job: checks, own rows, what the command does for small networks, and refusals."""
+    """What is told once for a job: own rows, checks, what is agreed on, and refusals."""
     first, mesh = jax.process_index() == 0, distributed.mesh()
     params, batch = problem()
     share = 8 // jax.process_count()
@@ -77,8 +76,6 @@ def once():
     yield "check", np.bool_(hj.check_operator(op, jax.random.key(0)).ok)
     yield "memory", np.int64(devices.memory_available())
     yield "from_first", distributed.from_first(np.float64(first))
-    found = single.exact(EXACT, mesh=mesh)
-    yield "exact", tuple(found[k] for k in ("eigenvalues", "negative", "zero", "trace", "loss", "grad_norm", "error"))
     for name, refused in {
         "other params": lambda: distributed.shard_params({"w": np.float64(first)}, mesh),
         "other numbers of rows": lambda: distributed.shard_rows(np.ones(4 + 2 * first), mesh, local=True),

@@ -153,16 +153,6 @@ def test_processes_agree_on_what_programs_depend_on(job):
     assert [bool(found["check"][0]) for found in (first, second)] == [True, True]
 
 
-@pytest.mark.usefixtures("float64")
-def test_an_exact_spectrum_by_many_is_that_of_a_sweep(job):
-    row = single.exact(jobs.EXACT)
-    want = [np.asarray(row[k]) for k in ("eigenvalues", "negative", "zero", "trace", "loss", "grad_norm")]
-    for found in job(2):
-        *got, error = found["exact"]
-        assert_close(got, want)
-        assert round(61 * float(error)) == round(61 * float(row["error"]))  # rows in error, whose share is in float32
-
-
 def test_what_would_hang_or_be_wrong_is_refused_by_every_process(job):
     for found in job(2):
         assert "params differ between processes" in str(found["other params"][0])
@@ -234,6 +224,15 @@ def test_rows_that_do_not_divide_are_refused_with_what_takes_them():
 def test_one_process_with_many_devices_is_one_device(share, rows):
     for name in ("dense", "slq") if rows == 8 else ("dense",):
         assert_close(jobs.leaves(jobs.ESTIMATES[name](jobs.operator(share, rows))), alone(name, rows))
+
+
+@pytest.mark.usefixtures("float64")
+def test_an_exact_spectrum_over_devices_is_that_of_a_sweep():
+    config = hj.Sweep(options={"widths": (3,), "rows": 61}, num_steps=0, times=1, dtype="float64")
+    want, got = single.exact(config), single.exact(config, mesh=distributed.mesh())
+    names = ("eigenvalues", "negative", "zero", "positive", "certified", "threshold", "trace", "loss", "grad_norm")
+    assert_close([np.float64(got[k]) for k in names], [np.float64(want[k]) for k in names])
+    assert round(61 * float(got["error"])) == round(61 * float(want["error"]))  # rows in error; their share is float32
 
 
 @pytest.mark.usefixtures("float64")

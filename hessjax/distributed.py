@@ -99,7 +99,7 @@ def _number(name: str, given: int | None) -> int | None:
 
 
 def mesh(*, params: int = 1) -> Mesh:
-    """All devices of all processes as a mesh with axes "rows" and "params".
+    """All devices of all processes as a mesh with axes "rows" and "params"; every process must call it.
 
     Args:
       params: devices that share one copy of the params; the rows of a batch are spread over what is left.
@@ -127,30 +127,34 @@ def shard_rows(batch: PyTree, mesh: Mesh, *, local: bool = False) -> PyTree:
       local: `batch` is this process's own rows, as many as every other's: data that no process could hold.
 
     Raises:
-      ValueError: rows that do not divide evenly, which `mean_over_rows` takes; processes with different numbers of
-        local rows.
+      ValueError: rows that do not divide evenly, which `mean_over_rows` takes; local rows of different numbers, or of
+        processes that share one copy of the params.
 
     Example:
       >>> rows = shard_rows({"x": np.ones((8, 2)), "temperature": 1.0}, mesh())
       >>> rows["x"].shape, rows["x"].sharding.spec[0]
       ((8, 2), 'rows')
     """
-    count, whole = num_rows(batch), _place(mesh)
-    if local:
-        counts = multihost_utils.process_allgather(np.int32(count)).ravel()
-        if np.any(counts != count):
-            raise ValueError(f"every process needs as many local rows as the others; they have {counts.tolist()}.")
-        count *= jax.process_count()
+    count = _common_count(num_rows(batch), mesh) if local else num_rows(batch)
     if count % mesh.shape[ROWS]:
         raise ValueError(
             f"{count} rows do not divide evenly over {mesh.shape[ROWS]} devices; take "
             f"{count - count % mesh.shape[ROWS]}, or distributed.mean_over_rows(make, batch, mesh), which takes all."
         )
     spread = _place(mesh, ROWS)
-    place = (lambda x: jax.make_array_from_process_local_data(spread, x)) if local else (lambda x: _placed(x, spread))
-    return jax.tree.map(
-        lambda x: _with_keys(place, x) if has_rows(x) else _with_keys(lambda y: _placed(y, whole), from_first(x)), batch
-    )
+    own = lambda x: jax.make_array_from_process_local_data(spread, _on_host(x))
+    place = own if local else lambda x: _placed(x, spread)
+    return jax.tree.map(lambda x: _with_keys(place, x) if has_rows(x) else _on_all(x, mesh), batch)
+
+
+def _common_count(own: int, mesh: Mesh) -> int:
+    """Rows of all processes, each of which brings as many."""
+    if mesh.local_mesh.shape[ROWS] * jax.process_count() != mesh.shape[ROWS]:
+        raise ValueError("local rows need devices that share params to be of one process; pass the whole batch.")
+    counts = multihost_utils.process_allgather(np.int32(own)).ravel()
+    if np.any(counts != own):
+        raise ValueError(f"every process needs as many local rows as the others; they have {counts.tolist()}.")
+    return own * jax.process_count()
 
 
 def shard_params(params: PyTree, mesh: Mesh) -> PyTree:
@@ -199,15 +203,11 @@ def mean_over_rows(make: Callable[[PyTree], Any], batch: PyTree, mesh: Mesh) -> 
     """
     count = num_rows(batch)
     even = count - count % mesh.shape[ROWS]
-    left = lambda: jax.tree.map(lambda x: _with_keys(lambda y: _placed(y, _place(mesh)), x), _rest(batch, even))
+    left = lambda: make(jax.tree.map(lambda x: _on_all(x, mesh), take(batch, even, count)))
     if even == 0:
-        return make(left())
+        return left()
     first = make(shard_rows(take(batch, 0, even), mesh))
-    return first if even == count else _mean(even / count, first, make(left()))
-
-
-def _rest(batch: PyTree, start: int) -> PyTree:
-    return from_first(take(batch, start, num_rows(batch)))
+    return first if even == count else _mean(even / count, first, left())
 
 
 def _mean(share: float, a: Any, b: Any) -> Any:
@@ -249,8 +249,18 @@ def _placed(x: Any, sharding: NamedSharding) -> Array:
     """An array laid out over all processes, of which each puts its own part there."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return jax.device_put(x, sharding)
-    host = np.asarray(x, jnp.result_type(x))
+    host = _on_host(x)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _on_host(x: Any) -> np.ndarray:
+    """In the dtype that jax has for it."""
+    return np.asarray(x, jnp.result_type(x))
+
+
+def _on_all(x: Any, mesh: Mesh) -> Array:
+    """What process 0 has, on every device."""
+    return _with_keys(lambda y: _placed(y, _place(mesh)), from_first(x))
 
 
 def _with_keys(function: Callable, x: Any) -> Any:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -21,8 +20,8 @@ from hessjax.checks import check_operator
 from hessjax.config import Sweep
 from hessjax.curvature import Hessian
 from hessjax.distributed import from_first, gather, mean_over_rows, shard_params, shard_rows
-from hessjax.lanes import Lanes, error_rate, resolve
 from hessjax.landscapes.base import Landscape
+from hessjax.lanes import Lanes, error_rate, resolve
 from hessjax.objective import loss_form, mean_loss
 from hessjax.operators import Operator
 from hessjax.spectra import Spectrum, spectrum

@@ -1,4 +1,4 @@
-"""What one process of a job computes for test_distributed.py: `distributed_jobs.py FOLDER` writes its own results there.
+"""What one process of a job computes for test_distributed.py: `distributed_jobs.py FOLDER` keeps its results there.
 
 The test process takes the same estimates of one device. A layout decides where numbers are, never what they are.
 """
@@ -79,6 +79,7 @@ def once():
     for name, refused in {
         "other params": lambda: distributed.shard_params({"w": np.float64(first)}, mesh),
         "other numbers of rows": lambda: distributed.shard_rows(np.ones(4 + 2 * first), mesh, local=True),
+        "rows of two processes": lambda: distributed.shard_rows(np.ones(4), distributed.mesh(params=2), local=True),
     }.items():
         try:
             refused()

@@ -157,6 +157,7 @@ def test_what_would_hang_or_be_wrong_is_refused_by_every_process(job):
     for found in job(2):
         assert "params differ between processes" in str(found["other params"][0])
         assert "they have [6, 4]" in str(found["other numbers of rows"][0])
+        assert "local rows need devices that share params" in str(found["rows of two processes"][0])
 
 
 def slurm(count, port):
@@ -215,7 +216,7 @@ def test_starting_late_and_impossible_numbers_are_refused():
 
 
 def test_rows_that_do_not_divide_are_refused_with_what_takes_them():
-    with pytest.raises(ValueError, match="9 rows do not divide evenly over 8 devices; take 8, or distributed.mean_over"):
+    with pytest.raises(ValueError, match=r"9 rows do not .* over 8 devices; take 8, or distributed\.mean_over_rows"):
         distributed.shard_rows(np.ones((9, 2)), distributed.mesh())
 
 

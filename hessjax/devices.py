@@ -76,7 +76,7 @@ def agree_on_memory() -> None:
     from jax.experimental.multihost_utils import process_allgather
 
     host = zlib.crc32(socket.gethostname().encode())
-    found = process_allgather(np.array([_own_memory() >> 20, host], np.uint32))  # MiB: without x64 it has 32 bits
+    found = process_allgather(np.array([min(_own_memory() >> 20, 2**32 - 1), host], np.uint32))  # MiB, in 32 bits
     sharing = np.sum(found[:, 1:] == found[:, 1], axis=1) if jax.default_backend() == "cpu" else 1
     AGREED.append(max(1, int(np.min(found[:, 0] // sharing)) << 20))
 

@@ -252,3 +252,13 @@ def test_vectors_are_spread_over_the_devices_that_share_params():
     op = jobs.operator(2, 8)
     basis = hj.lanczos(op, jax.random.key(0), num_steps=3).basis
     assert {k: x.addressable_shards[0].data.size / x.size for k, x in basis.items()} == {"w": 0.5, "b": 1.0, "v": 0.5}
+
+
+def test_landscapes_whose_rows_cannot_be_parted_stay_whole():
+    """Without data there is nothing to share; rows that are coupled are shared evenly or not at all."""
+    config = hj.Sweep(landscape="quadratic", num_steps=0, times=1)
+    want, got = single.exact(config), single.exact(config, mesh=distributed.mesh())
+    np.testing.assert_allclose(got["eigenvalues"], want["eigenvalues"], rtol=1e-6)
+    coupled = hj.Landscape("coupled", lambda key: jnp.ones(2), lambda p, x: jnp.var(x @ p), np.eye(9, 2))
+    with pytest.raises(ValueError, match="9 rows do not divide evenly over 8 devices"):
+        single.exact(hj.Sweep(landscape=coupled, num_steps=0, times=1), mesh=distributed.mesh())

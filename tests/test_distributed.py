@@ -1,5 +1,6 @@
 """Processes that share a model: what they compute together is what one device computes, to rounding."""
 
+import fcntl
 import functools
 import os
 import signal
@@ -66,18 +67,28 @@ def free_port(least=1024):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """Results of a job of so many processes, [process][name] -> leaves; run once."""
+    """Results of a job of so many processes, [process][name] -> leaves; run once, whichever worker asks first."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
     @functools.cache
     def results(count):
-        folder, port = tmp_path_factory.mktemp("job"), free_port()
-        own = {"HESSJAX_COORDINATOR": f"localhost:{port}", "HESSJAX_NUM_PROCESSES": str(count)}
-        words = [sys.executable, str(JOB), str(folder)]
-        done = run([(words, own | {"HESSJAX_PROCESS_ID": str(k)}) for k in range(count)], folder)
-        assert [code for code, *_ in done] == [0] * count, [err[-3000:] for *_, err in done]
+        folder = shared / f"job-{count}"
+        with (shared / f"job-{count}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                folder.mkdir()
+                together(count, folder)
         return [read(folder / f"{k}.npz") for k in range(count)]
 
     return results
+
+
+def together(count, folder):
+    own = {"HESSJAX_COORDINATOR": f"localhost:{free_port()}", "HESSJAX_NUM_PROCESSES": str(count)}
+    words = [sys.executable, str(JOB), str(folder)]
+    done = run([(words, own | {"HESSJAX_PROCESS_ID": str(k)}) for k in range(count)], folder)
+    assert [code for code, *_ in done] == [0] * count, [err[-3000:] for *_, err in done]
 
 
 def read(file):

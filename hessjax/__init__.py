@@ -79,7 +79,7 @@ _EXPORTS = {
     "trace": "traces",
     "verify": "health",
 }
-_MODULES = ("adapters", "kinks", "landscapes", "plot", "rmt", "starts")
+_MODULES = ("adapters", "distributed", "kinks", "landscapes", "plot", "rmt", "starts")
 
 __all__ = [
     "KINDS",
@@ -122,6 +122,7 @@ __all__ = [
     "density",
     "diagonal",
     "distinct",
+    "distributed",
     "eigh",
     "eigsh",
     "eigvalsh",
@@ -158,7 +159,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from hessjax import adapters, kinks, landscapes, plot, rmt, starts
+    from hessjax import adapters, distributed, kinks, landscapes, plot, rmt, starts
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.certificates import Certificate, certify_point
     from hessjax.checks import OperatorError, check_operator

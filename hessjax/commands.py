@@ -17,7 +17,7 @@ from hessjax.catalogue import List, Show
 from hessjax.config import Sweep
 from hessjax.critical_command import CriticalCommand
 from hessjax.flags import UsageError, config_args, config_fields, parse_worker, to_config
-from hessjax.process import own_process, save_figure
+from hessjax.process import is_first_process, own_process, save_figure
 from hessjax.store_commands import Merge, Status, Verify, print_plan
 
 __all__ = ["COMMANDS", "own_process", "sweep_command"]
@@ -162,10 +162,11 @@ class _SpectrumExtras:
     num_probes: int = 8
     output: Path | None = None
     report: Path | None = None
+    distributed: bool = False
 
     def run(self) -> None:
         config = to_config(Sweep, self)
-        own_process(config.dtype)
+        own_process(config.dtype, distributed=self.distributed)
         from hessjax import single
 
         method = self.method
@@ -183,7 +184,9 @@ class _SpectrumExtras:
             raise UsageError(
                 "--report is of an estimated spectrum; add --method slq, or --output PNG for the exact one."
             )
-        found = single.exact(config, init=self.init)
+        found = single.exact(config, init=self.init, mesh=self._mesh())
+        if not is_first_process():
+            return
         _print_spectrum(config, found)
         if self.output is not None:
             save_figure(plot.spectrum(found["eigenvalues"], threshold=float(found["threshold"])), self.output)
@@ -193,13 +196,20 @@ class _SpectrumExtras:
         from hessjax.tables import spectrum_facts
 
         sizes = {"k": self.outliers, "num_steps": self.lanczos_steps, "num_probes": self.num_probes}
-        facts, found = single.estimated(config, init=self.init, **sizes)
+        facts, found = single.estimated(config, init=self.init, mesh=self._mesh(), **sizes)
+        if not is_first_process():
+            return
         _print_rows({**_words(facts), **spectrum_facts(found)})
         if self.output is not None:
             save_figure(plot.density(found), self.output)
         if self.report is not None:
             facts = _words(facts) | self._settings(config)
             print(f"report        {reporting.report(found, self.report, facts=facts)}")
+
+    def _mesh(self) -> Any:
+        from hessjax import distributed
+
+        return distributed.mesh() if self.distributed else None
 
     def _settings(self, config: Sweep) -> dict[str, str]:
         """All that the result depends on, by the names of the options."""
@@ -238,6 +248,9 @@ Args:
   num_probes: slq: random probes.
   output: PNG file of the spectrum.
   report: slq: HTML file of a report.
+  distributed: this process is one of several that each run this same command, e.g. by srun, and share the rows of the
+    data; the first one prints and writes. Where no scheduler is detected, HESSJAX_COORDINATOR=host:port,
+    HESSJAX_NUM_PROCESSES and HESSJAX_PROCESS_ID tell them of one another.
 """
     for name, value in FIXED.items():
         setattr(made, name, value)

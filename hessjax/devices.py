@@ -9,11 +9,13 @@ import os
 import platform
 import re
 import socket
+import zlib
 from importlib import metadata
 from typing import Any
 
 __all__ = [
     "advice",
+    "agree_on_memory",
     "batch_bytes",
     "cache_bytes",
     "describe",
@@ -45,8 +47,41 @@ def versions() -> dict[str, str]:
     return found
 
 
+AGREED: list[int] = []  # bytes, once the processes of a job have agreed
+
+
 def memory_available() -> int:
-    """Bytes this process may still take on the default device: the device's own limit, else the host's."""
+    """Bytes this process may still take on the default device: the device's own limit, else the host's.
+
+    Where processes work on one model, what they agreed on: programs are planned by it, and must be the same in all.
+    """
+    return AGREED[0] if AGREED else _own_memory()
+
+
+def agree_on_memory() -> None:
+    """Has all processes of a job plan for the memory of the one that has least; each must call it.
+
+    Processes of one host share its memory. With a single process there is nothing to agree on.
+
+    Example:
+      >>> agree_on_memory()
+      >>> memory_available() > 0
+      True
+    """
+    import jax
+
+    if jax.process_count() == 1 or AGREED:
+        return
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    host = zlib.crc32(socket.gethostname().encode())
+    found = process_allgather(np.array([min(_own_memory() >> 20, 2**32 - 1), host], np.uint32))  # MiB, in 32 bits
+    sharing = np.sum(found[:, 1:] == found[:, 1], axis=1) if jax.default_backend() == "cpu" else 1
+    AGREED.append(max(1, int(np.min(found[:, 0] // sharing)) << 20))
+
+
+def _own_memory() -> int:
     import jax
 
     stats = jax.local_devices()[0].memory_stats() or {}

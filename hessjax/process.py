@@ -6,15 +6,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["own_process", "save_figure"]
+__all__ = ["is_first_process", "own_process", "save_figure"]
 
 
-def own_process(dtype: str = "float32") -> None:
+def own_process(dtype: str = "float32", *, distributed: bool = False) -> None:
     """Sets what belongs to a whole process, before jax starts: one CPU device a core, one BLAS thread, x64 if asked.
 
-    One device a core keeps every core on its own inits; BLAS threads on top of that would fight over the cores.
+    One device a core keeps every core on its own inits; BLAS threads on top of that would fight over the cores. One of
+    several processes has a single device, whose products use all cores: before jax 0.12 collectives of more may hang.
+
+    Raises:
+      ValueError: distributed, and the other processes are not found.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = 1 if distributed else cores
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cores}".strip()
@@ -24,6 +29,22 @@ def own_process(dtype: str = "float32") -> None:
 
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
+    if distributed:
+        from hessjax.distributed import start
+
+        start()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of its job that prints and writes.
+
+    Example:
+      >>> is_first_process()
+      True
+    """
+    import jax
+
+    return jax.process_index() == 0
 
 
 def save_figure(drawn: Any, path: Path) -> None:

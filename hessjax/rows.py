@@ -7,6 +7,7 @@ PRNG keys belong to every row and pass whole. Any remainder is its own, smaller 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,16 @@ from jaxtyping import PyTree
 
 from hessjax import trees
 
-__all__ = ["num_rows", "sum_over_chunks", "take"]
+__all__ = ["has_rows", "num_rows", "sum_over_chunks", "take"]
 
 
-def _has_rows(leaf) -> bool:
+def has_rows(leaf: Any) -> bool:
+    """Whether an array of a batch has rows: scalars and scalar PRNG keys belong to every row.
+
+    Example:
+      >>> has_rows(jnp.zeros(3)), has_rows(1.0)
+      (True, False)
+    """
     return jnp.ndim(leaf) > 0
 
 
@@ -31,7 +38,7 @@ def num_rows(batch: PyTree) -> int:
       >>> num_rows({"x": jnp.zeros((5, 2)), "y": jnp.zeros(5), "temperature": 1.0})
       5
     """
-    shapes = {trees.path_str(p) or "batch": jnp.shape(x) for p, x in jax.tree.leaves_with_path(batch) if _has_rows(x)}
+    shapes = {trees.path_str(p) or "batch": jnp.shape(x) for p, x in jax.tree.leaves_with_path(batch) if has_rows(x)}
     counts = {shape[0] for shape in shapes.values()}
     if not counts:
         raise ValueError("batch has no leaf with rows; a loss without data takes batch=None.")
@@ -48,7 +55,7 @@ def num_rows(batch: PyTree) -> int:
 
 def take(batch: PyTree, start: int, stop: int) -> PyTree:
     """Rows start..stop-1; leaves without rows whole."""
-    return jax.tree.map(lambda x: x[start:stop] if _has_rows(x) else x, batch)
+    return jax.tree.map(lambda x: x[start:stop] if has_rows(x) else x, batch)
 
 
 def sum_over_chunks(part: Callable[[PyTree], PyTree], batch: PyTree, chunk: int | None) -> PyTree:
@@ -64,8 +71,8 @@ def sum_over_chunks(part: Callable[[PyTree], PyTree], batch: PyTree, chunk: int 
     passes, rest = divmod(count, chunk)
     whole = take(batch, 0, passes * chunk)
     # Pass k takes rows k, k + passes, ...: where rows are spread over devices, every device then has a share of it.
-    folded = jax.tree.map(lambda x: jnp.reshape(x, (chunk, passes, *x.shape[1:])) if _has_rows(x) else x, whole)
-    nth = lambda k: jax.tree.map(lambda x: x[:, k] if _has_rows(x) else x, folded)
+    folded = jax.tree.map(lambda x: jnp.reshape(x, (chunk, passes, *x.shape[1:])) if has_rows(x) else x, whole)
+    nth = lambda k: jax.tree.map(lambda x: x[:, k] if has_rows(x) else x, folded)
     # The first pass (or the remainder) starts the sum, so that its sharding and dtype come from the data.
     start = part(take(batch, passes * chunk, count)) if rest else part(nth(0))
     body = lambda total, k: (trees.add(total, part(nth(k))), None)

@@ -176,6 +176,14 @@ BAD = {
     "starts: none": (lambda t: hj.starts.at_random(hj.landscapes.get("bowl"), KEY, 0), "num_starts must be .*; got 0"),
     "kinks: no function": (lambda t: hj.kinks.kinks(3, P), r"loss is int, wanted a function loss\(params, batch\)"),
     "adapters: no module": (lambda t: hj.adapters.linen(3, None), r"module is int, wanted a flax\.linen\.Module"),
+    "distributed: a process there is not": (
+        lambda t: hj.distributed.start("localhost:1", num_processes=2, process_id=2),
+        "process_id must be from 0 to num_processes - 1; got 2 of 2",
+    ),
+    "distributed: params": (
+        lambda t: hj.distributed.mesh(params=3),
+        "params must divide the number of devices, 8; got 3",
+    ),
     "plot: a word": (lambda t: hj.plot.spectrum("a"), "'a'"),
     "Sweep: dtype": (lambda t: hj.Sweep(dtype="bfloat16"), "dtype must be one of float32, float64; got 'bfloat16'"),
     "Sweep: first init": (lambda t: hj.Sweep(first_init=5), "first_init must be a multiple of lane_width=32; got 5"),
@@ -237,6 +245,7 @@ COMMANDS = {
     "sweep, taken over from nobody": ["sweep", "--take-over", "--worker", "3/2"],
     "sweep, planned": ["sweep", "--plan", "--landscape", "quadratc"],
     "spectrum": ["spectrum", "--landscape", "quadratic", "--init", "-1"],
+    "spectrum, of no cluster": ["spectrum", "--distributed", "--landscape", "quadratic"],
     "critical": ["critical", "--methods", "newtn"],
     "critical from nothing": ["critical", "--from", "absent.zarr"],
     "report": ["report", "absent.zarr"],

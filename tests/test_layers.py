@@ -37,7 +37,7 @@ LAYERS = [
     ["landscapes.building", "pushes", "rowsums", "signature", "switches", "times"],
     ["columns", "contractions", "forms", "kinks", "landscapes.sequences"],
     ["operators", "readings"],
-    ["adapters", "checks", "driving", "matrices", "objective", "projections", "taps"],
+    ["adapters", "checks", "distributed", "driving", "matrices", "objective", "projections", "taps"],
     ["curvature", "estimates", "krylov", *LANDSCAPES, "structured", "train"],
     [
         "extremes",
@@ -154,7 +154,7 @@ def test_heavy_and_optional_packages_stay_in_their_places(package):
 
 
 def test_no_module_bears_the_name_of_a_public_function():
-    namespaces = {"landscapes", "plot", "profiles", "rmt", "adapters", "kinks", "starts"}
+    namespaces = {"landscapes", "plot", "profiles", "rmt", "adapters", "distributed", "kinks", "starts"}
     assert {m.split(".")[0] for m in MODULES} & (set(hessjax.__all__) - namespaces) == set()
     assert "utils" not in {m.split(".")[-1] for m in MODULES}
 

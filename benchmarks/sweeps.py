@@ -8,7 +8,7 @@ of matrix products, which matrices this small see; and 5 KB stored of 20 x (58 +
 Rows: `inits N` and `devices N` and `workers N` are commands in processes of their own, from start to end; `ms_per_init` is
 of the seconds that units took (importing and compiling are apart, `compile_s`), `peak_bytes` the process's largest resident
 set (of workers, the largest of one). Error of `devices` and `workers`: largest |loss at step 0 - that of one device| in units
-of eps |loss|. `lane` is a lane's 32 inits in this process, `stored` the same through the store as a sweep does, 64 lanes a
+of eps |loss|. `lane` is a lane's 32 inits in this process, `stored` the same through the store as a sweep does, 128 lanes a
 run; `ratio` of both is to `lane`. Rival: the same training, one Hessian after another as `eigvalsh(jax.hessian)`, spread
 over the same devices, stored nowhere (`plain JAX`). Their error: largest |eigenvalue - float64's| / largest |eigenvalue|.
 """  # noqa: E501 -- the claim is one line
@@ -57,7 +57,7 @@ def run() -> list[dict[str, Any]]:
             found.append(_command(f"devices {count}", config(few, smoke), folder, one, devices=count))
         for count in (2,) if smoke else (1, 2, 4):
             found.append(_command(f"workers {count}", config(few, smoke), folder, one, workers=count))
-        found += _in_process(config(64 if smoke else 2048, smoke), folder)
+        found += _in_process(config(64 if smoke else 4096, smoke), folder)
     return found
 
 

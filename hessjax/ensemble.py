@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compiled", "open_sweep", "rows_of", "sweep", "unit_of"]
 
-UNITS, UNIT_BYTES = 64, 2**22  # units that there are at least, where there are lanes enough; and a unit's bytes at most
+UNITS, UNIT_BYTES = 32, 2**22  # units that there are at least, where there are lanes enough; and a unit's bytes at most
 
 
 def sweep(

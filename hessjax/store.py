@@ -28,7 +28,7 @@ __all__ = ["Spec", "Store", "StoreError"]
 FORMAT = "hessjax-store-1"
 CODECS = [
     {"name": "bytes", "configuration": {"endian": "little"}},
-    {"name": "zstd", "configuration": {"level": 3}},
+    {"name": "zstd", "configuration": {"level": 1}},
     {"name": "crc32c"},
 ]
 

@@ -76,9 +76,11 @@ class Claims:
         self._ended.set()
         for unit in list(self._held):
             self.release(unit)
-        for path in self.folder.glob("*.lease"):  # a signal may have come between a file and its being held
+        for path in self.folder.glob("*.lease"):
             with contextlib.suppress(OSError):
-                if _read(path).head == self._head:
+                head = _read(path).head
+                # A signal may have come between a file and its being held; and the killed leave theirs on done units.
+                if head == self._head or _alive(head) is False:
                     path.unlink()
         with contextlib.suppress(OSError):  # others' are still there
             self.folder.rmdir()

@@ -158,6 +158,20 @@ def test_a_lease_left_on_a_finished_unit_is_in_nobodys_way(whole, tmp_path):
     assert rows(path) == rows(whole)
 
 
+def test_the_last_to_leave_takes_away_what_the_dead_left(tmp_path):
+    """A worker killed between the mark of done and letting go leaves a lease that nobody else will ask for."""
+    path = run(CONFIG, tmp_path / "a.zarr", worker=(3, 4))
+    claims = Store.open(path).claims_path
+    claims.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait(30)
+    from hessjax import claims as module
+
+    (claims / "3.lease").write_text(json.dumps({**module._this_process(), "pid": dead.pid}) + "\n")
+    run(CONFIG, path)
+    assert not claims.exists()
+
+
 MANY = {"num_inits": 64, "num_steps": 6000, "times": 2, "spacing": "linear", "lane_width": 2, "optimizer": "sgd"}
 
 

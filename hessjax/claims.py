@@ -117,10 +117,11 @@ class Claims:
         if descriptor is None:
             return
         path = self.folder / f"{unit}.lease"
+        mine = os.fstat(descriptor)
+        os.close(descriptor)  # before it is taken away: Windows has no files without a name
         with contextlib.suppress(OSError):  # it may be another's by now: one that took this process for dead
-            if os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
+            if os.path.samestat(mine, os.stat(path, follow_symlinks=False)):
                 path.unlink()
-        os.close(descriptor)
 
     def _make(self, path: Path) -> int | None:
         """A new lease's descriptor, or None: there is one."""

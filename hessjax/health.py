@@ -70,6 +70,7 @@ def store_status(path: str | Path) -> StoreStatus:
     """
     store = Store.open(path)
     events, done = store.events(), runs.num_done(store)
+    undone = set(np.flatnonzero(~store.done()).tolist())
     rate = _rate(store, events)
     left = None if rate is None else (store.num_rows - done) / rate
     config = store.attributes.get("config")
@@ -84,7 +85,7 @@ def store_status(path: str | Path) -> StoreStatus:
         left,
         _outcomes(store),
         sum(e.get("event") == "halved" for e in events),
-        tuple(holders(store.claims_path)),
+        tuple(holder for holder in holders(store.claims_path) if holder.unit in undone),
     )
 
 

@@ -111,6 +111,7 @@ class _Inits:
 
     def __init__(self, lanes: Lanes, store: Store):
         self.lanes, self.full, self.store = lanes, lanes.width, store
+        self.named = "lane_width" in store.by_row  # older stores keep no width
 
     def begin(self, start: int, stop: int) -> Callable[[], Rows]:
         """Begins rows start..stop-1, at most one lane of full width; what is returned waits for them."""
@@ -125,7 +126,7 @@ class _Inits:
 
     def _waited(self, lanes: Lanes, begun: Any, start: int, stop: int) -> Rows:
         try:
-            return _kept(lanes, lanes.wait(begun), stop - start)
+            return self._kept(lanes, lanes.wait(begun), stop - start)
         except jax.errors.JaxRuntimeError as error:
             return self._again(lanes, start, stop, error)
 
@@ -134,7 +135,7 @@ class _Inits:
         lanes, parts = self.lanes, []
         try:
             for first in range(start, stop, lanes.width):
-                parts.append(_kept(lanes, lanes.run(first), stop - first))
+                parts.append(self._kept(lanes, lanes.run(first), stop - first))
         except jax.errors.JaxRuntimeError as error:
             return self._again(lanes, start, stop, error)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -149,11 +150,10 @@ class _Inits:
             runs.log(self.store, "halved", lane_width=self.lanes.width, reason=str(error).splitlines()[0])
         return self._rows(start, stop)
 
-
-def _kept(lanes: Lanes, rows: Rows, most: int) -> Rows:
-    """At most so many of a lane's rows, each with the lane's width."""
-    width = np.full(lanes.width, lanes.width, np.int32)
-    return {name: value[:most] for name, value in {**rows, "lane_width": width}.items()}
+    def _kept(self, lanes: Lanes, rows: Rows, most: int) -> Rows:
+        """At most so many of a lane's rows, each with the lane's width."""
+        width = {"lane_width": np.full(lanes.width, lanes.width, np.int32)} if self.named else {}
+        return {name: value[:most] for name, value in {**rows, **width}.items()}
 
 
 def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) -> Store:

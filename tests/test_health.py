@@ -208,6 +208,9 @@ def test_older_stores_without_the_newest_field_are_sound(store):
 
     attributes(store, config=config, fingerprint=fingerprint_of(config))
     assert verify(store.path) == []
+    shutil.rmtree(store.path / "lane_width")
+    store.forget(2)
     sweep(CONFIG, store.path, progress=False)  # and are gone on with
+    assert verify(store.path) == []
     with pytest.raises(StoreError, match="first_init: 0 there, 2 asked for"):
         sweep(Sweep(**{**CONFIG.to_dict(), "first_init": 2}), store.path, progress=False)

@@ -75,12 +75,12 @@ def test_starts_from_a_sweep_of_ones_own_landscape_take_its_name(tmp_path, monke
 def links(store, outside):
     """Ways in which parts of a store lead out of it, each to a file or folder of somebody's."""
     outside.mkdir()
-    (outside / "1").mkdir()
+    (outside / "folder").mkdir()
     (outside / "mine.txt").write_text("precious")
     return {
         "an array": (store.path / "loss", outside),
         "its chunks": (store.path / "loss" / "c", outside),
-        "a chunk's folder": (store.path / "loss" / "c" / "1", outside / "1"),
+        "a chunk's folder": (store.path / "loss" / "c" / "1", outside / "folder"),
         "the marks": (store.path / "done" / "c", outside),
     }
 

@@ -21,7 +21,7 @@ import jax
 
 from hessjax import devices
 
-__all__ = ["Cost", "Program", "compare", "environment", "measure", "prepare", "record", "row", "table"]
+__all__ = ["Cost", "Program", "compare", "environment", "measure", "once", "prepare", "record", "row", "table"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 7
@@ -109,6 +109,16 @@ def compare(
 def measure(f: Callable | Program, *args: Any, rounds: int = ROUNDS) -> Cost:
     """What one program takes on its own; see `compare`."""
     return compare({"": f}, args, rounds=rounds)[""]
+
+
+def once(wall_s: float, *, cores: float = math.nan, compile_s: float | None = None) -> Cost:
+    """What something took that ran a single time, too long or too changed by it to be run again.
+
+    Example:
+      >>> once(2.0).run_s
+      2.0
+    """
+    return Cost(wall_s, wall_s, 0.0, 1.0, 1.0, 1.0, cores, 1, compile_s, None)
 
 
 def _cost(program: Program, wall: Sequence[float], first: Sequence[float], busy: float) -> Cost:

@@ -76,7 +76,7 @@ def run() -> list[dict[str, Any]]:
 
 def trajectory(lanes: Lanes) -> list[Any]:
     """Params of the lane at each measured step; copies, because training gives its state away."""
-    inits, now, found = lanes._numbers(0), 0, []
+    inits, now, found = lanes.numbers(0), 0, []
     state = lanes._run_start(inits)
     for step in lanes.times:
         state = lanes._run_advance(state, inits, jnp.int32(now), jnp.int32(step)) if step > now else state
@@ -87,7 +87,7 @@ def trajectory(lanes: Lanes) -> list[Any]:
 
 def job(lanes: Lanes, folder: Path) -> dict[str, Program]:
     """A lane from its numbers to the disk, and the parts of it that come once."""
-    inits, last, results = lanes._numbers(0), jnp.int32(lanes.times[-1]), lanes.run(0)
+    inits, last, results = lanes.numbers(0), jnp.int32(lanes.times[-1]), lanes.run(0)
     arrays = records.arrays(lanes, steps=lanes.times)
     store = Store.create(folder / "lane.zarr", arrays, {}, rows="init", unit=lanes.width)
     store.write(0, results)
@@ -165,7 +165,7 @@ def _product_error(program: Program) -> float:
 
 def errors(lanes: Lanes, path: list[Any], programs: dict[str, Program]) -> dict[str, float]:
     """How far each program's answers are from float64's; x64 is on in here alone, after everything timed."""
-    results, start = lanes.run(0), lanes._run_start(lanes._numbers(0)).params
+    results, start = lanes.run(0), lanes._run_start(lanes.numbers(0)).params
     answers = {name: program.call() for name, program in programs.items()}
     one = jax.grad(lambda p: mean_loss(lanes.landscape.loss, p, lanes.landscape.batch))
     gradients = jax.jit(jax.vmap(one))(path[-1])

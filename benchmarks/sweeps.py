@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.harness import Cost, Program, compare, row
+from benchmarks.harness import Program, compare, once, row
 from hessjax import records
 from hessjax.config import Sweep
 from hessjax.ensemble import rows_of, unit_of
@@ -86,7 +86,7 @@ def _command(
     said = run_attrs(store.events())
     error = None if one is None else _apart(store.read("loss")[:, 0], Store.open(one).read("loss")[:, 0])
     cores = (used.ru_utime + used.ru_stime) / wall
-    cost = Cost(wall, wall, 0.0, 1.0, 1.0, 1.0, cores, 1, said["compile_s"], None)
+    cost = once(wall, cores=cores, compile_s=said["compile_s"])
     per = 1e3 * said["wall_s"] / sweep.num_inits
     return row(
         what, cost, error=error, error_is=LOSS, ms_per_init=per, peak_bytes=used.ru_maxrss * 1024, units=store.num_units
@@ -144,9 +144,10 @@ def _plain(lanes: Lanes) -> Any:
     measured = jax.jit(lanes._sharded(partial(jax.lax.map, spectrum), False))
 
     def lane(first: int) -> jax.Array:
-        state, now, values = lanes.start(first), 0, []
+        inits = lanes.numbers(first)
+        state, now, values = lanes.start(inits), 0, []
         for step in lanes.times:
-            state = lanes.train(state, first, now, step) if step > now else state
+            state = lanes.train(state, inits, now, step) if step > now else state
             values.append(measured(state.params))
             now = step
         return jax.block_until_ready(values)[-1]
@@ -156,9 +157,10 @@ def _plain(lanes: Lanes) -> Any:
 
 def _truth(lanes: Lanes) -> np.ndarray:
     """float64 spectra at the float32 params that the first lane ends at."""
-    state, now = lanes.start(0), 0
+    inits = lanes.numbers(0)
+    state, now = lanes.start(inits), 0
     for step in lanes.times[1:]:
-        state, now = lanes.train(state, 0, now, step), step
+        state, now = lanes.train(state, inits, now, step), step
     params = jax.tree.map(np.asarray, state.params)
     batch = jax.tree.map(np.asarray, lanes.landscape.batch)
     before = jax.config.read("jax_enable_x64")

@@ -128,12 +128,18 @@ class Claims:
         for _ in range(2):
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
-                os.write(descriptor, self._head)
-                return descriptor
             except FileExistsError:
                 return None
             except FileNotFoundError:
                 self.folder.mkdir(exist_ok=True)  # also where another took the empty folder away in between
+                continue
+            try:
+                os.write(descriptor, self._head)
+            except OSError:  # a full disk: a lease that says nothing would keep others waiting
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+                raise
+            return descriptor
         return None
 
     def _is_dead(self, path: Path) -> bool:
@@ -151,9 +157,10 @@ class Claims:
 
     def _beat(self) -> None:
         while not self._ended.wait(self.beat):
-            with self._lock, contextlib.suppress(OSError):  # a full disk: others may do the unit too
+            with self._lock:
                 for descriptor in self._held.values():
-                    os.write(descriptor, b".")
+                    with contextlib.suppress(OSError):  # a full disk: others may do the unit too
+                        os.write(descriptor, b".")
 
 
 def holders(folder: Path) -> Iterator[Holder]:

@@ -17,7 +17,7 @@ from hessjax.catalogue import List, Show
 from hessjax.config import Sweep
 from hessjax.critical_command import CriticalCommand
 from hessjax.flags import UsageError, config_args, config_fields, parse_worker, to_config
-from hessjax.process import is_first_process, own_process, save_figure
+from hessjax.process import is_first_process, own_process, print_rows, save_figure
 from hessjax.store_commands import Merge, Status, Verify, print_plan
 
 __all__ = ["COMMANDS", "own_process", "sweep_command"]
@@ -199,7 +199,7 @@ class _SpectrumExtras:
         facts, found = single.estimated(config, init=self.init, mesh=self._mesh(), **sizes)
         if not is_first_process():
             return
-        _print_rows({**_words(facts), **spectrum_facts(found)})
+        print_rows({**_words(facts), **spectrum_facts(found)})
         if self.output is not None:
             save_figure(plot.density(found), self.output)
         if self.report is not None:
@@ -276,12 +276,7 @@ def _print_spectrum(config: Sweep, found: Mapping[str, Any]) -> None:
         ("largest", " ".join(f"{v:.4g}" for v in values[-4:])),
         ("trace", f"{found['trace']:.6g}"),
     ]
-    _print_rows(dict(rows))
-
-
-def _print_rows(rows: Mapping[str, Any]) -> None:
-    for name, value in rows.items():
-        print(f"{name:14s}{value}")
+    print_rows(dict(rows))
 
 
 @dataclasses.dataclass

@@ -87,7 +87,7 @@ def sweep(
     store = _open_or_create(lanes, Path(path), unit, progress)
     if not runs.units_of(store, (0, 1) if take_over else worker):
         if progress:
-            done = f"{runs.num_done(store)}/{store.num_rows} inits are done"
+            done = f"{store.num_done()}/{store.num_rows} inits are done"
             say(f"{config.landscape_name}: nothing left to do here, {done}")
         return store.path
     if workers > 1:
@@ -111,7 +111,7 @@ class _Inits:
 
     def __init__(self, lanes: Lanes, store: Store):
         self.lanes, self.full, self.store = lanes, lanes.width, store
-        self.named = "lane_width" in store.by_row  # older stores keep no width
+        self.named = store.has("lane_width")  # older stores keep no width
 
     def begin(self, start: int, stop: int) -> Callable[[], Rows]:
         """Begins rows start..stop-1, at most one lane of full width; what is returned waits for them."""

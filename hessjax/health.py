@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hessjax import runs
 from hessjax.claims import Holder, holders
 from hessjax.config import STATUSES, Search, Sweep
 from hessjax.critical import STATUSES as FOUND
@@ -18,6 +17,19 @@ from hessjax.store import Store, StoreError
 from hessjax.stored import fingerprint_of
 
 __all__ = ["Damage", "StoreStatus", "store_status", "verify"]
+
+
+class _Kind(NamedTuple):
+    """What a store of a kind has: its configuration, words of its statuses, arrays that cannot be missing."""
+
+    name: str
+    config: type[Sweep] | type[Search]
+    statuses: tuple[str, ...]
+    arrays: frozenset[str]
+
+
+SWEEP = _Kind("sweep", Sweep, STATUSES, frozenset(PER_TIME))
+SEARCH = _Kind("search", Search, FOUND, frozenset(("loss", "status", "params")))
 
 RECENT = 20  # units that the rate is taken of
 
@@ -69,13 +81,13 @@ def store_status(path: str | Path) -> StoreStatus:
       (3, {'ok': 3}, ())
     """
     store = Store.open(path)
-    events, done = store.events(), runs.num_done(store)
+    events, done = store.events(), store.num_done()
     undone = set(np.flatnonzero(~store.done()).tolist())
     rate = _rate(store, events)
     left = None if rate is None else (store.num_rows - done) / rate
     config = store.attributes.get("config")
     return StoreStatus(
-        _kind(store),
+        _kind(store).name,
         str(config.get("landscape") if isinstance(config, dict) else None),
         store.num_rows,
         done,
@@ -89,23 +101,22 @@ def store_status(path: str | Path) -> StoreStatus:
     )
 
 
-def _kind(store: Store) -> str:
-    return "search" if store.attributes.get("kind") == "search" else "sweep"
+def _kind(store: Store) -> _Kind:
+    return SEARCH if store.attributes.get("kind") == "search" else SWEEP
 
 
 def _rate(store: Store, events: list[dict[str, Any]]) -> float | None:
     written = [e for e in events if e.get("event") == "unit" and isinstance(e.get("t"), int | float)]
     units = [e for e in written if isinstance(e.get("unit"), int) and 0 <= e["unit"] < store.num_units][-RECENT:]
     seconds = units[-1]["t"] - units[0]["t"] if units else 0.0
-    rows = sum(stop - start for start, stop in (store.span(e["unit"]) for e in units[1:]))
+    rows = store.rows_in(e["unit"] for e in units[1:])
     return rows / seconds if seconds > 0 and rows else None
 
 
 def _outcomes(store: Store) -> dict[str, int]:
-    words = FOUND if _kind(store) == "search" else STATUSES
-    codes = store.read("status")[store.done_rows()]
-    found = Counter((codes if _kind(store) == "search" else codes[:, -1]).ravel().tolist())
-    return {word: found[code] for code, word in enumerate(words) if found[code]}
+    codes, kind = store.read("status")[store.done_rows()], _kind(store)
+    found = Counter((codes[:, -1] if kind is SWEEP else codes).ravel().tolist())
+    return {word: found[code] for code, word in enumerate(kind.statuses) if found[code]}
 
 
 class Damage(NamedTuple):
@@ -148,10 +159,9 @@ def verify(path: str | Path, *, redo: bool = False) -> list[Damage]:
 
 
 def _of_the_whole(store: Store) -> Iterator[Damage]:
-    config = store.attributes.get("config")
-    kind = Search if _kind(store) == "search" else Sweep
+    config, kind = store.attributes.get("config"), _kind(store)
     try:
-        stored = kind.from_dict(config)
+        stored = kind.config.from_dict(config)
     except (ValueError, TypeError) as error:
         yield Damage(None, "config", f"is no configuration: {error}")
         return
@@ -159,7 +169,7 @@ def _of_the_whole(store: Store) -> Iterator[Damage]:
         yield Damage(None, "config", "is not the one that the store was made with")
     first = stored.first_init if isinstance(stored, Sweep) else 0
     numbers = {store.rows: first + np.arange(store.num_rows)}
-    for name in (store.rows, *(("step",) if kind is Sweep else ())):
+    for name in (store.rows, *(("step",) if kind is SWEEP else ())):
         try:
             values = store.read(name)
         except StoreError as error:
@@ -172,9 +182,8 @@ def _of_the_whole(store: Store) -> Iterator[Damage]:
     count = stored.num_inits if isinstance(stored, Sweep) else stored.num_starts
     if count != store.num_rows:
         yield Damage(None, "config", f"speaks of {count} rows, and there are {store.num_rows}")
-    expected = {*PER_TIME} if kind is Sweep else {"loss", "status", "params"}
     try:
-        for name in sorted(expected - set(store.by_row)):
+        for name in sorted(kind.arrays - set(store.by_row)):
             yield Damage(None, name, "is missing")
     except StoreError as error:
         yield Damage(None, "arrays", f"cannot be read: {error}")
@@ -190,14 +199,14 @@ def _of_a_unit(store: Store, unit: int) -> Iterator[Damage]:
     status = parts.get("status")
     if status is None:
         return
-    most = len(FOUND if _kind(store) == "search" else STATUSES)
+    most = len(_kind(store).statuses)
     if (status == -1).any():
         yield Damage(unit, "status", "rows are missing, though the unit is marked as done")
         return
     if not ((status >= 0) & (status < most)).all():
         yield Damage(unit, "status", f"is none of 0..{most - 1}")
         return
-    if _kind(store) == "sweep":
+    if _kind(store) is SWEEP:
         yield from (Damage(unit, name, what) for name, what in _contradictions(parts, status == 0))
 
 

@@ -46,10 +46,8 @@ def resolve(config: Stored) -> Landscape:
 
     Raises:
       ValueError: float64 without x64; unknown landscape or option; empty params.
-      TypeError: no configuration; params with leaves that are not floating.
+      TypeError: params with leaves that are not floating.
     """
-    if not isinstance(config, Stored):
-        raise TypeError(f"config is {type(config).__name__}, wanted hj.Sweep(...) or hj.Search(...).")
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             'dtype float64 needs x64; write jax.config.update("jax_enable_x64", True) before anything else.'
@@ -148,7 +146,7 @@ class Lanes:
         """Params of init 0, whichever inits are the sweep's."""
         return jax.tree.map(lambda x: jnp.array(x[0]), self._run_start(jnp.arange(self._padded)).params)
 
-    def _numbers(self, first: int) -> Int[Array, " padded"]:
+    def numbers(self, first: int) -> Int[Array, " padded"]:
         """Numbers of the inits of a lane, given its first row; past the last init they repeat it."""
         rows = np.minimum(np.arange(first, first + self._padded), self.config.num_inits - 1)
         return jnp.asarray(self.config.first_init + rows)
@@ -182,7 +180,7 @@ class Lanes:
             return
         check_fits(self.num_params, self.config.dtype)
         began, self.way = time.perf_counter(), way or Way()
-        inits, zero = self._numbers(0), jnp.int32(0)
+        inits, zero = self.numbers(0), jnp.int32(0)
         state = jax.eval_shape(jax.vmap(self._start), inits)
         together = jax.vmap(self._advance, in_axes=(0, 0, None, None))
         advance = jax.jit(self._sharded(together, False, False, True, True), donate_argnums=0)
@@ -245,20 +243,21 @@ class Lanes:
 
     def begin(self, first: int) -> list[dict[str, Array]]:
         """Begins to compute rows first..first+width-1: what `wait` makes rows of."""
-        state, rows, now = self.start(first), [], 0
+        inits = self.numbers(first)
+        state, rows, now = self.start(inits), [], 0
         for step in self.times:
-            state = self.train(state, first, now, step) if step > now else state
+            state = self.train(state, inits, now, step) if step > now else state
             rows.append(self.measured(state))
             now = step
         return rows
 
-    def start(self, first: int = 0) -> TrainState:
-        """States at step 0, [padded, ...]."""
-        return self._run_start(self._numbers(first))
+    def start(self, inits: Int[Array, " padded"]) -> TrainState:
+        """States at step 0 of what `numbers` gives."""
+        return self._run_start(inits)
 
-    def train(self, state: TrainState, first: int, now: int, step: int) -> TrainState:
+    def train(self, state: TrainState, inits: Int[Array, " padded"], now: int, step: int) -> TrainState:
         """States at a step from those at step `now`, which are given away."""
-        return self._run_advance(state, self._numbers(first), jnp.int32(now), jnp.int32(step))
+        return self._run_advance(state, inits, jnp.int32(now), jnp.int32(step))
 
     def measured(self, state: TrainState) -> dict[str, Array]:
         """Every number of the rows that states are measured to be."""
@@ -303,7 +302,7 @@ class Lanes:
 
         One bad init is a row with its status, also where it is the first.
         """
-        land, starts = self.landscape, self._run_start(self._numbers(0)).params
+        land, starts = self.landscape, self._run_start(self.numbers(0)).params
         for k in range(self.width):
             params = jax.tree.map(lambda x, k=k: jnp.array(x[k]), starts)
             try:

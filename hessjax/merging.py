@@ -75,8 +75,7 @@ class _Part:
         if store.attributes.get("kind") == "search":
             raise StoreError(f"{str(store.path)!r} is of a search; sweeps are what can be merged.")
         try:
-            config = {**runs.ADDED, **store.attributes["config"]}
-            self.config = Sweep.from_dict(config)
+            self.config = Sweep.from_dict(store.attributes["config"])
             _ = store.attributes["landscape"]["probe"]
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{str(store.path)!r} is not the store of a sweep: {error!r}.") from error
@@ -149,8 +148,7 @@ def _attributes(parts: Sequence[_Part], config: dict[str, Any]) -> dict[str, Any
 
 def _copy(parts: Sequence[_Part], merged: Store, first: int, progress: bool) -> None:
     left = np.flatnonzero(~merged.done()).tolist()
-    total = sum(b - a for a, b in map(merged.span, left))
-    with Progress(total, "merging", before=runs.num_done(merged), enabled=progress) as bar:
+    with Progress(merged.rows_in(left), "merging", before=merged.num_done(), enabled=progress) as bar:
         for unit in left:
             start, stop = (first + row for row in merged.span(unit))
             rows = _agreed([(part.named, part.rows(start, stop)) for part in parts], start, stop)

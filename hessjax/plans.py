@@ -13,8 +13,9 @@ import jax
 from hessjax import devices, records, runs
 from hessjax.config import Sweep, check_is
 from hessjax.ensemble import compiled, unit_of
-from hessjax.lanes import Lanes, resolve
+from hessjax.lanes import PILOT, Lanes, resolve
 from hessjax.store import Store
+from hessjax.times import needs_pilot
 
 __all__ = ["SweepPlan", "plan_sweep"]
 
@@ -34,7 +35,7 @@ class SweepPlan(NamedTuple):
       num_devices: local devices that a lane is spread over.
       seconds: of everything that is left, by one process that has all of this machine; compiling among it.
       compile_s: seconds of compiling.
-      training_s: seconds of training, of what is left.
+      training_s: seconds of training, of what is left, and of the pilot that places the times where there is no store.
       measuring_s: seconds of measuring, of what is left.
       memory: bytes at the peak, measured on one lane: it does not grow with num_inits.
       disk: bytes of all arrays before compression, which is seldom worth much for spectra.
@@ -86,45 +87,47 @@ def plan_sweep(
         store = Store.open(path)
         runs.refuse_another(store, {"config": config.to_dict(), "landscape": lanes.identity()})
     count = len(config.times) if isinstance(config.times, tuple) else config.times
-    steps = (
-        list(range(count)) if store is None else store.read("step").tolist()
-    )  # how many decides; placing them is a run
+    # Which steps they are does not decide what it takes, and placing them is a training of its own.
+    steps = list(range(count)) if store is None else store.read("step").tolist()
     compiled(lanes, steps, store)
     arrays = records.arrays(lanes, steps=steps)
     size = store.unit if store is not None else unit_of(lanes, arrays, unit)
-    left = config.num_inits - (0 if store is None else runs.num_done(store))
+    left = config.num_inits - (0 if store is None else store.num_done())
     start_s, step_s, measure_s = _timed(lanes)
     lanes_left = -(-left // lanes.width)
-    training = lanes_left * (start_s + step_s * config.num_steps)
+    lanes_piloted = -(-PILOT // lanes.width) if store is None and needs_pilot(config) else 0
+    training = (lanes_left + lanes_piloted) * (start_s + step_s * config.num_steps)
     measuring = lanes_left * measure_s * count
     num_units = -(-config.num_inits // size)
     return SweepPlan(
-        lanes.num_params,
-        config.num_inits,
-        left,
-        lanes.width,
-        size,
-        num_units,
-        lanes.mesh.size,
-        lanes.compile_s + training + measuring,
-        lanes.compile_s,
-        training,
-        measuring,
-        _peak_bytes(),
-        sum(spec.nbytes for spec in arrays.values()),
-        num_units * sum(spec.dims[0] == "init" for spec in arrays.values()),
+        num_params=lanes.num_params,
+        num_inits=config.num_inits,
+        inits_left=left,
+        lane_width=lanes.width,
+        unit=size,
+        num_units=num_units,
+        num_devices=lanes.mesh.size,
+        seconds=lanes.compile_s + training + measuring,
+        compile_s=lanes.compile_s,
+        training_s=training,
+        measuring_s=measuring,
+        memory=_peak_bytes(),
+        disk=sum(spec.nbytes for spec in arrays.values()),
+        files=num_units * sum(spec.dims[0] == "init" for spec in arrays.values()),
     )
 
 
 def _timed(lanes: Lanes) -> tuple[float, float, float]:
     """Seconds of a lane's start, of a training step and of a measurement."""
-    start_s = _seconds(lanes.start)
-    trained = lambda steps: _seconds(lambda: lanes.train(lanes.start(), 0, 0, steps))
+    inits = lanes.numbers(0)
+    start = lambda: lanes.start(inits)
+    start_s = _seconds(start)
+    trained = lambda steps: _seconds(lambda: lanes.train(start(), inits, 0, steps))
     steps, seconds, most = 0, 0.0, lanes.config.num_steps
     while steps < most and seconds < ENOUGH:
         steps = min(max(8, 4 * steps), most)
         seconds = trained(steps)
-    state = lanes.start()
+    state = start()
     return start_s, max(0.0, seconds - start_s) / max(steps, 1), _seconds(lambda: lanes.measured(state))
 
 

@@ -90,10 +90,9 @@ def _start(file: Path, path: Path, index: int, count: int, memory: int | None, l
 
 
 def _watch(running: list[subprocess.Popen], store: Store, config: Sweep, progress: bool) -> None:
-    rows = lambda: sum(b - a for u, ok in enumerate(store.done()) if ok for a, b in [store.span(u)])
-    begun = rows()
+    begun = store.num_done()
     with Progress(store.num_rows - begun, config.landscape_name, before=begun, enabled=progress) as bar:
         while any(process.poll() is None for process in running):
             time.sleep(POLL_SECONDS)
-            bar.advance(rows() - begun - bar.done)
-        bar.advance(rows() - begun - bar.done)
+            bar.advance(store.num_done() - begun - bar.done)
+        bar.advance(store.num_done() - begun - bar.done)

@@ -1,12 +1,13 @@
-"""What a command sets for its whole process, and how it writes a figure; a library call does neither."""
+"""What a command sets for its whole process, and how it shows what it found; a library call does neither."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_first_process", "own_process", "save_figure"]
+__all__ = ["is_first_process", "own_process", "print_rows", "save_figure"]
 
 
 def own_process(dtype: str = "float32", *, distributed: bool = False) -> None:
@@ -45,6 +46,17 @@ def is_first_process() -> bool:
     import jax
 
     return jax.process_index() == 0
+
+
+def print_rows(rows: Mapping[str, Any]) -> None:
+    """A line for each name and value.
+
+    Example:
+      >>> print_rows({"parameters": 6})
+      parameters    6
+    """
+    for name, value in rows.items():
+        print(f"{name:14s}{value}")
 
 
 def save_figure(drawn: Any, path: Path) -> None:

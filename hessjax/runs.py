@@ -21,7 +21,6 @@ __all__ = [
     "check_shares",
     "circumstances",
     "log",
-    "num_done",
     "opened",
     "refuse_another",
     "run_attrs",
@@ -89,11 +88,6 @@ def check_shares(unit: int | None, worker: tuple[int, int], what: str) -> None:
         raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker}.")
     if unit is not None and unit < 1:
         raise ValueError(f"unit must be at least 1 {what}, got {unit}.")
-
-
-def num_done(store: Store) -> int:
-    """Rows of the units that are written."""
-    return int(store.done_rows().sum())
 
 
 def opened(path: str | Path) -> xarray.Dataset:

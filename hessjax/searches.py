@@ -100,7 +100,7 @@ def search(
     store = _open_or_create(config, land, Path(path), min(unit or UNIT, config.num_starts))
     if not runs.units_of(store, (0, 1) if take_over else worker):
         if progress:
-            say(f"{config.landscape_name}: nothing left to do here, {runs.num_done(store)}/{store.num_rows} are done")
+            say(f"{config.landscape_name}: nothing left to do here, {store.num_done()}/{store.num_rows} are done")
         return store.path
     begin = lambda start, stop: partial(_unit, config, land, start, stop)
     shown: dict[str, Any] = {"label": config.landscape_name, "what": "starts", "progress": progress}

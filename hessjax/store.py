@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-__all__ = ["Spec", "Store", "StoreError"]
+__all__ = ["Spec", "Store", "StoreError", "spell_bytes"]
 
 FORMAT = "hessjax-store-1"
 CODECS = [
@@ -166,6 +166,14 @@ class Store:
         with _explain(self.path):
             return self._array("done").read().result().astype(bool)
 
+    def rows_in(self, units: Iterable[int]) -> int:
+        """How many rows so many units have."""
+        return sum(stop - start for start, stop in map(self.span, units))
+
+    def num_done(self) -> int:
+        """How many rows are written."""
+        return int(self.done_rows().sum())
+
     def done_rows(self) -> np.ndarray:
         """Which rows are written, [num_rows] bool."""
         return np.repeat(self.done(), self.unit)[: self.num_rows]
@@ -183,8 +191,7 @@ class Store:
         """
         start, stop = self.span(unit)
         with _explain(self.path):
-            for name in (*values, "done"):
-                self._check_inside(name, unit)
+            self._check_inside((*values, "done"), unit)
             writes = [self._array(name)[start:stop].write(value) for name, value in values.items()]
             for write in writes:
                 write.result()
@@ -197,7 +204,7 @@ class Store:
           StoreError: the mark cannot be written.
         """
         with _explain(self.path):
-            self._check_inside("done", unit)
+            self._check_inside(["done"], unit)
             self._array("done")[unit].write(np.uint8(0)).result()
 
     def is_done(self, unit: int) -> bool:
@@ -221,6 +228,10 @@ class Store:
         names = sorted(f.parent.name for f in self.path.glob("*/zarr.json") if f.parent.name not in ("done", self.rows))
         with _explain(self.path):
             return tuple(name for name in names if self._array(name).domain.labels[:1] == (self.rows,))
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array of that name."""
+        return (self.path / name / "zarr.json").is_file()
 
     def spec(self, name: str) -> Spec:
         """What an array is, without its values."""
@@ -252,13 +263,15 @@ class Store:
             self._opened[name] = ts.open({"driver": "zarr3", "kvstore": _kvstore(self.path / name)}, open=True).result()
         return self._opened[name]
 
-    def _check_inside(self, name: str, unit: int) -> None:
+    def _check_inside(self, names: Iterable[str], unit: int) -> None:
         """Refuses to write through a link that leads out of the store: somebody else made it."""
-        folder = self.path / name / "c" / str(unit)
-        while folder.is_dir():  # c/7/0/0 is the file of an array of three dimensions
-            folder = folder / "0"
-        if not folder.parent.resolve().is_relative_to(self.path.resolve()):
-            raise StoreError(f"store {str(self.path)!r}: {name!r} is a link that leads out of it, not written to.")
+        home = self.path.resolve()
+        for name in names:
+            folder = self.path / name / "c" / str(unit)
+            while folder.is_dir():  # c/7/0/0 is the file of an array of three dimensions
+                folder = folder / "0"
+            if not folder.parent.resolve().is_relative_to(home):
+                raise StoreError(f"store {str(self.path)!r}: {name!r} is a link that leads out of it, not written to.")
 
 
 def _path(given: Any) -> Path:
@@ -337,12 +350,18 @@ def _check_room(path: Path, wanted: int) -> None:
     free = free_bytes(path)
     if wanted > free:
         raise StoreError(
-            f"store {str(path)!r} may come to take {_spell(wanted)}, and {_spell(free)} are free there; "
+            f"store {str(path)!r} may come to take {spell_bytes(wanted)}, and {spell_bytes(free)} are free there; "
             "choose another path, or store less."
         )
 
 
-def _spell(size: int | float) -> str:
+def spell_bytes(size: int | float) -> str:
+    """A size in words.
+
+    Example:
+      >>> spell_bytes(3 * 2**20)
+      '3 MiB'
+    """
     power, unit = max((p, u) for p, u in ((0, "bytes"), (10, "KiB"), (20, "MiB"), (30, "GiB")) if size >= 2**p or not p)
     return f"{size / 2**power:,.4g} {unit}"
 

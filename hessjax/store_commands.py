@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from hessjax.flags import UsageError
-from hessjax.process import own_process
+from hessjax.process import own_process, print_rows
 
 __all__ = ["Merge", "Status", "Verify", "print_plan"]
 
@@ -47,7 +47,7 @@ class Status:
         rows["outcomes"] = ", ".join(f"{count} {word}" for word, count in found.outcomes.items()) or "none yet"
         if found.halved:
             rows["memory"] = f"ran out; lanes were halved {found.halved} times (see lane_width in the store)"
-        _print_rows(rows)
+        print_rows(rows)
         alive = {True: "alive", False: "dead: whoever comes next takes its unit over", None: "on another machine"}
         for holder in found.holders:
             print(f"unit {holder.unit:<9d}{holder.host}, process {holder.pid}, {alive[holder.alive]}")
@@ -117,7 +117,8 @@ class Merge:
 
 def print_plan(plan: Any) -> None:
     """A plan in words."""
-    gib = lambda size: f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+    from hessjax.store import spell_bytes
+
     devices = f"{plan.num_devices} device{'s' * (plan.num_devices > 1)}"
     rows = {
         "parameters": plan.num_params,
@@ -125,12 +126,7 @@ def print_plan(plan: Any) -> None:
         "units": f"{plan.num_units} of {plan.unit} inits",
         "time": f"about {plan.seconds:.3g} s: {plan.training_s:.3g} s training, {plan.measuring_s:.3g} s measuring, "
         f"{plan.compile_s:.3g} s compiling",
-        "memory": f"{gib(plan.memory)} at the peak, measured on one lane; it does not grow with the inits",
-        "disk": f"at most {gib(plan.disk)} in {plan.files} files",
+        "memory": f"{spell_bytes(plan.memory)} at the peak, measured on one lane; it does not grow with the inits",
+        "disk": f"at most {spell_bytes(plan.disk)} in {plan.files} files",
     }
-    _print_rows(rows)
-
-
-def _print_rows(rows: dict[str, Any]) -> None:
-    for name, value in rows.items():
-        print(f"{name:14s}{value}")
+    print_rows(rows)

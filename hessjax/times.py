@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from hessjax.config import Sweep
 
-__all__ = ["place"]
+__all__ = ["needs_pilot", "place"]
 
 
 def place(config: Sweep, median: Callable[[], Float[np.ndarray, " steps"]]) -> list[int]:
@@ -25,7 +25,7 @@ def place(config: Sweep, median: Callable[[], Float[np.ndarray, " steps"]]) -> l
     """
     if isinstance(config.times, tuple):
         return list(config.times)
-    if config.spacing == "loss":
+    if needs_pilot(config):
         losses = median()
         finite = np.isfinite(losses)
         # A pilot most of which is NaN from the start has no levels there: it begins at its first finite one.
@@ -38,6 +38,11 @@ def place(config: Sweep, median: Callable[[], Float[np.ndarray, " steps"]]) -> l
     else:
         wanted = np.linspace(0, config.num_steps, config.times).round().astype(int).tolist()
     return _increasing(wanted[: config.times], config.num_steps)
+
+
+def needs_pilot(config: Sweep) -> bool:
+    """Whether a training of the first inits decides which steps are measured."""
+    return not isinstance(config.times, tuple) and config.spacing == "loss"
 
 
 def _increasing(wanted: list[int], last: int) -> list[int]:

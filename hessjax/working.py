@@ -7,14 +7,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hessjax.claims import Claims
 from hessjax.progress import Progress, say
-from hessjax.runs import log, num_done, units_of
+from hessjax.runs import log, units_of
 from hessjax.store import Store
 
 __all__ = ["Begin", "Rows", "write_units"]
@@ -68,27 +68,44 @@ def write_units(
     if take_over:
         todo += [u for u in units_of(store, (0, 1)) if u % worker[1] != worker[0]]
     write("start", units=len(todo), **said)
-    total = sum(_length(store, unit) for unit in todo)
-    shown = Progress(total, label, before=num_done(store), enabled=progress, what=what)
+    shown = Progress(store.rows_in(todo), label, before=store.num_done(), enabled=progress, what=what)
     with Claims(store.claims_path) as claims, ThreadPoolExecutor(1) as other, shown as bar:
-        parts = _parts(store, _claimed(store, todo, claims, bar), begin, at_once)
-        storing = None
+        storing = _Storing(store, claims, write, other)
+        parts = _parts(store, _claimed(store, todo, claims, storing, bar), begin, at_once)
         for unit, rows, seconds in _computed(_one_ahead(parts), bar):
-            if storing is not None:
-                storing.result()
-            storing = other.submit(_store, store, claims, write, unit, rows, seconds)
-        if storing is not None:
-            storing.result()
+            storing.put(unit, rows, seconds)
+        storing.wait()
     write("end")
 
 
-def _store(store: Store, claims: Claims, write: Callable, unit: int, rows: Rows, seconds: float) -> None:
-    store.write(unit, rows)
-    claims.release(unit)
-    write("unit", unit=unit, seconds=round(seconds, 3))
+class _Storing:
+    """One unit being stored, by another thread."""
+
+    def __init__(self, store: Store, claims: Claims, write: Callable, other: ThreadPoolExecutor):
+        self.store, self.claims, self.write, self.other = store, claims, write, other
+        self.pending: Future | None = None
+
+    def put(self, unit: int, rows: Rows, seconds: float) -> None:
+        """Begins to store a unit when the one before is stored."""
+        self.wait()
+        self.pending = self.other.submit(self._store, unit, rows, seconds)
+
+    def wait(self) -> None:
+        """Until nothing is being stored; raises what storing raised."""
+        if self.pending is not None:
+            self.pending.result()
+
+    def _store(self, unit: int, rows: Rows, seconds: float) -> None:
+        try:
+            self.store.write(unit, rows)
+        finally:  # others wait for what is held
+            self.claims.release(unit)
+        self.write("unit", unit=unit, seconds=round(seconds, 3))
 
 
-def _claimed(store: Store, units: Sequence[int], claims: Claims, bar: Progress) -> Iterator[int | None]:
+def _claimed(
+    store: Store, units: Sequence[int], claims: Claims, storing: _Storing, bar: Progress
+) -> Iterator[int | None]:
     """Units taken one by one, until all are written; None where others hold all that is left."""
     left, said = deque(units), False
     while left:
@@ -97,13 +114,14 @@ def _claimed(store: Store, units: Sequence[int], claims: Claims, bar: Progress) 
             mine = claims.take(unit)
             if store.is_done(unit):  # asked with the lease in hand: whoever held it may just have written it
                 claims.release(unit)
-                bar.advance(_length(store, unit))
+                bar.advance(store.rows_in([unit]))
             elif mine:
                 yield unit
             else:
                 left.append(unit)
         if left:
             yield None
+            storing.wait()  # before waiting for others, who may wait for the unit that could not be stored
             if bar.enabled and not said:
                 say(f"{bar.label}: others are at work on the {len(left)} units left")
             said = True
@@ -144,11 +162,6 @@ def _computed(parts: Iterable[_Part], bar: Progress) -> Iterator[tuple[int, Rows
             last = time.perf_counter()
             yield part.unit, {name: np.concatenate([rows[name] for rows in found]) for name in found[0]}, last - since
             found = []
-
-
-def _length(store: Store, unit: int) -> int:
-    start, stop = store.span(unit)
-    return stop - start
 
 
 def _median(losses: np.ndarray) -> float:

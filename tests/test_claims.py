@@ -170,6 +170,18 @@ def test_where_no_lease_can_be_made_is_one_line(tmp_path):
         mine.take(0)
 
 
+def test_a_lease_that_a_full_disk_leaves_empty_is_taken_away(tmp_path, monkeypatch):
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    with Claims(tmp_path / "c") as mine:
+        with monkeypatch.context() as during:
+            during.setattr(module.os, "write", full)
+            with pytest.raises(StoreError, match=r"leases in .* cannot be made: No space left on device"):
+                mine.take(0)
+        assert mine.take(0)  # at once: nobody waits for it
+
+
 def test_a_lease_that_is_a_link_is_neither_read_nor_written_through(tmp_path):
     other = tmp_path / "other"
     other.write_text("precious")

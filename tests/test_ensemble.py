@@ -15,6 +15,7 @@ import landscape_module_for_tests as user
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from stored_rows import interrupted, rows, units_done
 
 import hessjax as hj
 from hessjax import Landscape, StoreError, Sweep, lanes, runs
@@ -39,15 +40,6 @@ def contents(path):
     """Every array of a store, as bytes that compare NaN equal to itself."""
     names = sorted(p.parent.name for p in Path(path).glob("*/zarr.json"))
     return {name: (Store.open(path).read(name).tobytes(), str(Store.open(path).read(name).dtype)) for name in names}
-
-
-def rows(path):
-    """The same without `done`, whose length is the number of units."""
-    return {name: value for name, value in contents(path).items() if name != "done"}
-
-
-def units_done(path):
-    return [e["unit"] for e in Store.open(path).events() if e["event"] == "unit"]
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +71,8 @@ def test_workers_in_any_order_change_no_bit_and_share_the_units(whole, tmp_path)
 
 
 def test_an_interrupted_sweep_resumes_without_recomputing_or_losing_a_unit(whole, tmp_path, monkeypatch):
-    path, write = tmp_path / "b.zarr", Store.write
-
-    def interrupted(self, unit, values):
-        if unit == 2:
-            raise KeyboardInterrupt
-        write(self, unit, values)
-
-    with monkeypatch.context() as during:
-        during.setattr(Store, "write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(config_of(), path)
+    path = tmp_path / "b.zarr"
+    interrupted(monkeypatch, 2, lambda: run(config_of(), path))
     partial = open_sweep(path)
     assert partial["done"].values.tolist() == [True] * 4 + [False] * 3
     assert partial.attrs["num_done"] == 4

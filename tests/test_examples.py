@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from stored_rows import rows
 
 import hessjax as hj
 from hessjax.store import Store
@@ -43,13 +44,7 @@ def run(words, env, **how):
 
 def whole(folder):
     """The rows of one process."""
-    store = Store.open(hj.sweep(hj.Sweep(**SMALL), folder / "whole.zarr", progress=False))
-    return {name: store.read(name).tobytes() for name in store.by_row}
-
-
-def rows(path):
-    store = Store.open(path)
-    return {name: store.read(name).tobytes() for name in store.by_row}
+    return rows(hj.sweep(hj.Sweep(**SMALL), folder / "whole.zarr", progress=False))
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in EXAMPLES.glob("*.sh")))

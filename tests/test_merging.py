@@ -4,6 +4,7 @@ import shutil
 
 import landscape_module_for_tests as user
 import pytest
+from stored_rows import interrupted, rows
 
 from hessjax import StoreError, Sweep, cli, search, sweep
 from hessjax.config import Search
@@ -21,11 +22,6 @@ def part(folder, first, count, name=None, **how):
     execution = {key: how.pop(key) for key in ("worker", "unit") if key in how}
     config = Sweep(first_init=first, num_inits=count, **SAME | how)
     return sweep(config, folder / (name or f"{first}.zarr"), progress=False, **execution)
-
-
-def rows(path):
-    store = Store.open(path)
-    return {name: store.read(name).tobytes() for name in (*store.by_row, "init", "step")}
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +60,7 @@ def test_what_no_part_has_is_left_to_a_sweep(whole, tmp_path):
 
 def test_a_merge_that_was_interrupted_goes_on(whole, tmp_path, monkeypatch):
     parts = [part(tmp_path, 0, 4), part(tmp_path, 4, 7)]
-    write = Store.write
-
-    def interrupted(self, unit, values):
-        if unit == 3:
-            raise KeyboardInterrupt
-        write(self, unit, values)
-
-    with monkeypatch.context() as during:
-        during.setattr(Store, "write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            merge(parts, tmp_path / "all.zarr", progress=False)
+    interrupted(monkeypatch, 3, lambda: merge(parts, tmp_path / "all.zarr", progress=False))
     assert rows(merge(parts, tmp_path / "all.zarr", progress=False)) == rows(whole)
 
 

@@ -40,9 +40,9 @@ def test_a_long_sweep_is_predicted_from_a_few_of_its_steps(tmp_path, monkeypatch
     now, per_step = [0.0], 1e-3
 
     class Lanes(plans.Lanes):
-        def train(self, state, first, now_step, step):
+        def train(self, state, inits, now_step, step):
             now[0] += per_step * (step - now_step)
-            return super().train(state, first, now_step, min(step, 2))
+            return super().train(state, inits, now_step, min(step, 2))
 
         def measured(self, state):
             now[0] += 0.25
@@ -52,7 +52,9 @@ def test_a_long_sweep_is_predicted_from_a_few_of_its_steps(tmp_path, monkeypatch
     monkeypatch.setattr(plans.time, "perf_counter", lambda: now[0])
     config = Sweep(**{**CONFIG.to_dict(), "num_steps": 1_000_000})
     plan = plan_sweep(config)
-    assert plan.training_s == pytest.approx(10 * 1000.0)
+    assert plan.training_s == pytest.approx((10 + 8) * 1000.0)  # and the 32 inits of the pilot, 4 at a time
+    given = Sweep(**{**config.to_dict(), "times": (0, 1, 1_000_000)})
+    assert plan_sweep(given).training_s == pytest.approx(10 * 1000.0)
     assert plan.measuring_s == pytest.approx(10 * 3 * 0.25)
     assert now[0] < 10
 

@@ -12,6 +12,7 @@ import jax
 import landscape_module_for_tests  # noqa: F401  (the landscapes of the configurations)
 import numpy as np
 import pytest
+from stored_rows import rows, units_done
 
 from hessjax import StoreError, Sweep, runs, working
 from hessjax.claims import Claims, holders
@@ -25,16 +26,6 @@ CONFIG = Sweep(landscape="landscape_module_for_tests:clouds", num_inits=14, num_
 
 def run(config, path, **how):
     return sweep(config, path, **({"progress": False} | how))
-
-
-def rows(path):
-    """Every array but `done`, whose length is the number of units."""
-    store = Store.open(path)
-    return {name: store.read(name).tobytes() for name in (*store.by_row, "init", "step")}
-
-
-def units_done(path):
-    return [e["unit"] for e in Store.open(path).events() if e["event"] == "unit"]
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +267,28 @@ def test_what_the_disk_refuses_ends_the_run_and_lets_go(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="the disk is full"):
         work(store, lambda start, stop: lambda: {"loss": np.zeros((stop - start, 1), "float32")})
     assert not store.claims_path.exists()
+
+
+def test_a_unit_that_could_not_be_stored_is_let_go_and_told_before_others_are_waited_for(tmp_path, monkeypatch):
+    """Two workers on a full disk would else wait for one another's units for ever."""
+    store = Store.create(tmp_path / "a.zarr", arrays_of(4), {}, rows="init", unit=2)
+    write = Store.write
+
+    def full(self, unit, values):
+        if unit == 0:
+            raise StoreError("the disk is full")
+        write(self, unit, values)
+
+    def waited(seconds):
+        raise AssertionError("waiting for another, with a unit in hand that could not be stored")
+
+    monkeypatch.setattr(Store, "write", full)
+    monkeypatch.setattr(working.time, "sleep", waited)
+    with Claims(store.claims_path) as other:
+        assert other.take(1)
+        with pytest.raises(StoreError, match="the disk is full"):
+            work(store, lambda start, stop: lambda: {"loss": np.zeros((stop - start, 1), "float32")})
+        assert [h.unit for h in holders(store.claims_path)] == [1]
 
 
 @pytest.mark.parametrize("jump", [3e7, -3e7])

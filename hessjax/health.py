@@ -173,7 +173,7 @@ def _of_the_whole(store: Store) -> Iterator[Damage]:
         try:
             values = store.read(name)
         except StoreError as error:
-            yield Damage(None, name, f"cannot be read: {error}")
+            yield Damage(None, name, f"cannot be read: {_cause(error)}")
             continue
         if name in numbers and not np.array_equal(values, numbers[name]):
             yield Damage(None, name, "does not number the rows")
@@ -186,7 +186,7 @@ def _of_the_whole(store: Store) -> Iterator[Damage]:
         for name in sorted(kind.arrays - set(store.by_row)):
             yield Damage(None, name, "is missing")
     except StoreError as error:
-        yield Damage(None, "arrays", f"cannot be read: {error}")
+        yield Damage(None, "arrays", f"cannot be read: {_cause(error)}")
 
 
 def _of_a_unit(store: Store, unit: int) -> Iterator[Damage]:
@@ -195,7 +195,7 @@ def _of_a_unit(store: Store, unit: int) -> Iterator[Damage]:
         try:
             parts[name] = store.part(name, unit)
         except StoreError as error:
-            yield Damage(unit, name, f"cannot be read: {error}")
+            yield Damage(unit, name, f"cannot be read: {_cause(error)}")
     status = parts.get("status")
     if status is None:
         return
@@ -208,6 +208,12 @@ def _of_a_unit(store: Store, unit: int) -> Iterator[Damage]:
         return
     if _kind(store) is SWEEP:
         yield from (Damage(unit, name, what) for name, what in _contradictions(parts, status == 0))
+
+
+def _cause(error: StoreError) -> str:
+    """What tensorstore met in a chunk, without its path and the places in its source."""
+    text = str(error.__cause__ or error).splitlines()[0]
+    return text.rpartition('": ')[2].partition(" [")[0].partition("; at byte")[0] or text
 
 
 def _contradictions(parts: dict[str, np.ndarray], good: np.ndarray) -> Iterator[tuple[str, str]]:

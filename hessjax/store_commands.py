@@ -46,7 +46,7 @@ class Status:
             rows["rate"] = f"{found.rate:.3g} {unit} a second lately, {found.seconds_left:.0f} s left at that rate"
         rows["outcomes"] = ", ".join(f"{count} {word}" for word, count in found.outcomes.items()) or "none yet"
         if found.halved:
-            rows["memory"] = f"ran out; lanes were halved {found.halved} times (see lane_width in the store)"
+            rows["memory"] = f"ran out: a lane was halved, {found.halved} in all (see lane_width in the store)"
         print_rows(rows)
         alive = {True: "alive", False: "dead: whoever comes next takes its unit over", None: "on another machine"}
         for holder in found.holders:
@@ -83,9 +83,9 @@ class Verify:
         elif None in units:
             raise UsageError(f"the store {str(self.store)!r} is damaged as a whole; it has to be made again.")
         elif self.redo:
-            print(f"marked as not done: {len(units)} units; run the command that made the store again")
+            print(f"marked as not done: {_counted(units)}; run the command that made the store again")
         else:
-            raise UsageError(f"{len(units)} units are damaged; add --redo to mark them as not done.")
+            raise UsageError(f"{_counted(units)} damaged; add --redo to have what is damaged done again.")
 
 
 @dataclasses.dataclass
@@ -113,6 +113,10 @@ class Merge:
         found = store_status(path)
         print(f"store   {path}")
         print(f"done    {found.num_done} of {found.num_rows} inits")
+
+
+def _counted(units: set[Any]) -> str:
+    return f"{len(units)} unit{'s' * (len(units) != 1)}"
 
 
 def print_plan(plan: Any) -> None:

@@ -123,7 +123,7 @@ def _claimed(
             yield None
             storing.wait()  # before waiting for others, who may wait for the unit that could not be stored
             if bar.enabled and not said:
-                say(f"{bar.label}: others are at work on the {len(left)} units left")
+                say(f"{bar.label}: others are at work on the last units, {len(left)} in all")
             said = True
             time.sleep(POLL_SECONDS)
 

@@ -121,7 +121,7 @@ def test_a_unit_that_another_holds_is_waited_for_and_not_done_again(whole, tmp_p
     sweep(CONFIG, path)
     assert units_done(path) == [3, 0, 2]
     assert rows(path) == rows(whole)
-    assert "clouds: others are at work on the 1 units left" in capsys.readouterr().err
+    assert "clouds: others are at work on the last units, 1 in all" in capsys.readouterr().err
     assert not store.claims_path.exists()
 
 

@@ -157,7 +157,7 @@ def _computed(parts: Iterable[_Part], bar: Progress) -> Iterator[tuple[int, Rows
     for part in parts:
         since = since if found else max(last, part.since)
         found.append(part.rows())
-        bar.advance(len(found[-1]["loss"]), loss=_median(found[-1]["loss"]))
+        bar.advance(len(found[-1]["loss"]), loss=_median(found[-1]["loss"]) if bar.enabled else np.nan)
         if part.ends:
             last = time.perf_counter()
             yield part.unit, {name: np.concatenate([rows[name] for rows in found]) for name in found[0]}, last - since

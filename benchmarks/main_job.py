@@ -112,7 +112,7 @@ def measuring(lanes: Lanes, params: Any) -> dict[str, Program]:
     one = lambda p: dense(Hessian(land.loss, p, land.batch), columns=lanes.way.columns)
     hessians = prepare(_spread(lanes, one), params)
     return {
-        "measuring": Program(lambda: lanes._run_measure(params)),
+        "measuring": Program(lambda: lanes._run_measure(params, lanes.numbers(0))),
         "Hessians": hessians,
         "eigenvalues": prepare(_spread(lanes, eigvalsh), hessians.call()),
     }

@@ -158,8 +158,6 @@ class _SpectrumExtras:
     init: int = 0
     method: Literal["auto", "exact", "slq"] = "auto"
     outliers: int = 10
-    lanczos_steps: int = 64
-    num_probes: int = 8
     output: Path | None = None
     report: Path | None = None
     distributed: bool = False
@@ -195,7 +193,7 @@ class _SpectrumExtras:
         from hessjax import plot, reporting, single
         from hessjax.tables import spectrum_facts
 
-        sizes = {"k": self.outliers, "num_steps": self.lanczos_steps, "num_probes": self.num_probes}
+        sizes = {"k": self.outliers, "num_steps": config.lanczos_steps, "num_probes": config.num_probes}
         facts, found = single.estimated(config, init=self.init, mesh=self._mesh(), **sizes)
         if not is_first_process():
             return
@@ -216,8 +214,7 @@ class _SpectrumExtras:
         from hessjax import devices
 
         given = {name: value for name, value in dataclasses.asdict(config).items() if name not in FIXED}
-        given |= {"init": self.init, "outliers": self.outliers, "lanczos_steps": self.lanczos_steps}
-        given |= {"num_probes": self.num_probes, **devices.versions()}
+        given |= {"init": self.init, "outliers": self.outliers, **devices.versions()}
         return {name.replace("_", " "): f"{value}" for name, value in given.items() if value not in (None, {})}
 
 
@@ -244,8 +241,6 @@ Args:
   init: number of the init, as in a sweep of the same seed.
   method: exact, slq (no matrix is formed), or auto: exact up to 3000 parameters.
   outliers: slq: eigenvalues found one by one, the largest in magnitude; all but one where there are fewer.
-  lanczos_steps: slq: Lanczos steps of each probe.
-  num_probes: slq: random probes.
   output: PNG file of the spectrum.
   report: slq: HTML file of a report.
   distributed: this process is one of several that each run this same command, e.g. by srun, and share the rows of the

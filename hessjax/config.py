@@ -37,10 +37,13 @@ class Sweep(Stored):
       batch_size: rows drawn with replacement for each training step; None trains on all rows.
       times: how many measurements, first at step 0 and last at num_steps; or the steps themselves.
       spacing: of the times: evenly in the median loss of a 32-init pilot, in log steps, or in steps.
-      measure: all eigenvalues and their counts (spectrum), or the counts alone (inertia).
+      measure: all eigenvalues and their counts (spectrum), the counts alone (inertia), or estimates of the counts, the
+        trace and the density from Hessian-vector products, for nets too large for a matrix (slq).
       tol: eigenvalues within tol ||H|| count as zero; ||H|| is the largest absolute row sum
         (where spectra are estimated, the largest |Ritz value|).
       dtype: of params, data and spectra.
+      lanczos_steps: where spectra are estimated, Lanczos steps of each probe.
+      num_probes: where spectra are estimated, random probes of each init, the same at all its times.
       chunk: rows per pass of a Hessian-vector product; None takes all at once.
       lane_width: inits per compiled program; part of what makes a run repeatable to the bit.
 
@@ -67,14 +70,17 @@ class Sweep(Stored):
     batch_size: int | None = None
     times: int | tuple[int, ...] = 8
     spacing: Literal["loss", "log", "linear"] = "loss"
-    measure: Literal["spectrum", "inertia"] = "spectrum"
+    measure: Literal["spectrum", "inertia", "slq"] = "spectrum"
     tol: float = 1e-5
     dtype: DTYPES = "float32"
+    lanczos_steps: int = 64
+    num_probes: int = 8
     chunk: int | None = None
     lane_width: int = 32
 
     def __post_init__(self):
         whole = {"num_inits": 1, "first_init": 0, "num_steps": 0, "seed": 0, "lane_width": 1}
+        whole |= {"lanczos_steps": 1, "num_probes": 1}
         whole |= {name: 1 for name in ("batch_size", "chunk") if getattr(self, name) is not None}
         self._check(("options", "optimizer_options"), whole, {"learning_rate": True, "tol": False})
         if self.first_init % self.lane_width:  # inits of a lane round alike wherever the study is cut

@@ -90,8 +90,9 @@ def _density(panel: panels.Density, ax: Axes | None, *, bar: bool = True) -> Axe
         tick = {"transform": ax.get_xaxis_transform(), "color": colour, "linewidth": 0.9}
         ax.vlines(panel.outliers[t], rows[t] - 0.3 * share / len(rows), rows[t] + 0.3 * share / len(rows), **tick)
     ax.axhline(panel.floor, color=axes.GREY, linewidth=0.6)
+    ticks = "ten largest,\nmedian by rank" if panel.outliers.shape[1] > 1 else "the largest,\nmedian"
     for x, y, text, where in (
-        (0.01, share / 2, "ten largest,\nmedian by rank", ax.transAxes),
+        (0.01, share / 2, ticks, ax.transAxes),
         (0, 0.965, "counts as 0", ax.get_xaxis_transform()),
     ):
         ax.text(

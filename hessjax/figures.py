@@ -239,15 +239,18 @@ def quantile_bands(values, usable=None, *, levels=(0.05, 0.25, 0.5, 0.75, 0.95))
     return np.array([np.quantile(c, levels) if c.size else np.full(len(levels), np.nan) for c in columns]).T
 
 
-def arcsinh_histogram(values, width: float, *, limits: tuple[float, float] | None = None, num_bins=None) -> Histogram:
+def arcsinh_histogram(
+    values, width: float, *, weights=None, limits: tuple[float, float] | None = None, num_bins=None
+) -> Histogram:
     """Histogram in u = arcsinh(value / width), with u = 0 at the middle of a bin so that the zero bulk is one peak.
 
     The density is per unit of u: p(u) = p(lambda) dlambda/du = p(lambda) sqrt(lambda^2 + width^2), so equal areas on an
     arcsinh axis are equal shares of the values. Beyond the linear part, one decade is ln 10 = 2.3 units of u.
 
     Args:
-        values: Any shape; every value counts once.
+        values: Any shape.
         width: Half-width c of the linear part.
+        weights: What each counts, as many; once if None.
         limits: Values that the bins must cover; the values' own extremes if None.
         num_bins: About how many bins; from the number of values (twice its cube root, 20 to 160) if None.
 
@@ -261,7 +264,8 @@ def arcsinh_histogram(values, width: float, *, limits: tuple[float, float] | Non
     num_bins = num_bins or int(np.clip(2 * positions.size ** (1 / 3), 20, 160))
     size = (high - low) / num_bins
     edges = size * (np.arange(math.floor(low / size - 0.5), math.ceil(high / size - 0.5) + 1) + 0.5)
-    mass = np.histogram(positions.clip(edges[0], edges[-1]), edges)[0] / max(positions.size, 1)
+    weights = np.ones(positions.size) if weights is None else np.ravel(weights)
+    mass = np.histogram(positions.clip(edges[0], edges[-1]), edges, weights=weights)[0] / (weights.sum() or 1)
     return Histogram(edges, mass, mass / size)
 
 

@@ -28,7 +28,7 @@ from hessjax.curvature import Hessian
 from hessjax.devices import batch_bytes, lane_mesh, measuring_bytes
 from hessjax.landscapes import base as landscapes
 from hessjax.landscapes.base import Landscape
-from hessjax.measuring import measure
+from hessjax.measuring import estimate, measure
 from hessjax.objective import mean_loss
 from hessjax.rows import num_rows
 from hessjax.stored import Stored
@@ -127,7 +127,7 @@ class Lanes:
         return trees.size(self._struct)
 
     def _key(self, init: Int[Array, ""] | int, use: int) -> Array:
-        """Use 0: the init itself; 1: its mini-batches. Folded from the init's number, never from a position."""
+        """Use 0: the init itself; 1: its mini-batches; 2: its probes. Folded from its number, never from a position."""
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), init), use)
 
     def _start(self, init: Int[Array, ""]) -> TrainState:
@@ -151,7 +151,11 @@ class Lanes:
         rows = np.minimum(np.arange(first, first + self._padded), self.config.num_inits - 1)
         return jnp.asarray(self.config.first_init + rows)
 
-    def _measure(self, params: PyTree) -> dict[str, Array]:
+    def _measure(self, params: PyTree, init: Int[Array, ""]) -> dict[str, Array]:
+        if self.config.measure == "slq":
+            sizes = {"num_steps": self.config.lanczos_steps, "num_probes": self.config.num_probes}
+            one = {"tol": self.config.tol, "chunk": self.config.chunk}
+            return estimate(self.landscape, params, self._key(init, 2), **one, **sizes)
         return measure(
             self.landscape,
             params,
@@ -178,7 +182,8 @@ class Lanes:
         self.times = steps
         if self.compile_s:
             return
-        check_fits(self.num_params, self.config.dtype)
+        if self.config.measure != "slq":
+            check_fits(self.num_params, self.config.dtype)
         began, self.way = time.perf_counter(), way or Way()
         inits, zero = self.numbers(0), jnp.int32(0)
         state = jax.eval_shape(jax.vmap(self._start), inits)
@@ -187,7 +192,7 @@ class Lanes:
         state = _placed(state, self.mesh)
         self._run_advance = advance.lower(state, inits, zero, zero).compile()
         self._compile_measure(state.params)
-        if way is None:
+        if way is None and (self.config.measure != "slq" or jax.default_backend() != "cpu"):  # no quicker on a CPU
             self._batch_measure(state.params)
         self.compile_s = round(time.perf_counter() - began, 3)
 
@@ -199,25 +204,29 @@ class Lanes:
                 return
             if self.way.together > 1:
                 self.way = self.way._replace(together=1)
+            elif self.config.measure == "slq":
+                break
             elif self.way.pieces:
                 self.way = self.way._replace(pieces=False)
             elif self.way.columns > 1:
                 self.way = self.way._replace(columns=max(1, self.way.columns // 4))
             else:
                 break
+        one = "vector" if self.config.measure == "slq" else "column"
         raise ValueError(
-            f"measuring one init needs {self._workspace() / 2**20:.3g} MiB with one column at a time, over the "
+            f"measuring one init needs {self._workspace() / 2**20:.3g} MiB with one {one} at a time, over the "
             f"bound of {self.memory / 2**20:.3g} MiB; give chunk= (rows per pass), a smaller lane_width, or more "
             "memory."
         )
 
     def _measuring(self, params: PyTree) -> Any:
-        def lane(some: PyTree) -> PyTree:
+        def lane(some: PyTree, inits: Int[Array, " lane"]) -> PyTree:
+            one = lambda given: self._measure(*given)
             if self.way.together == 1:
-                return jax.lax.map(self._measure, some)
-            return jax.lax.map(self._measure, some, batch_size=self.way.together)
+                return jax.lax.map(one, (some, inits))
+            return jax.lax.map(one, (some, inits), batch_size=self.way.together)
 
-        return jax.jit(self._sharded(lane, False)).lower(params).compile()
+        return jax.jit(self._sharded(lane, False, False)).lower(params, self.numbers(0)).compile()
 
     def _batch_measure(self, params: PyTree) -> None:
         """As many inits of a device at a time as fit, to judge by what one takes; none where compiling takes longer."""
@@ -247,7 +256,7 @@ class Lanes:
         state, rows, now = self.start(inits), [], 0
         for step in self.times:
             state = self.train(state, inits, now, step) if step > now else state
-            rows.append(self.measured(state))
+            rows.append(self.measured(state, inits))
             now = step
         return rows
 
@@ -259,9 +268,9 @@ class Lanes:
         """States at a step from those at step `now`, which are given away."""
         return self._run_advance(state, inits, jnp.int32(now), jnp.int32(step))
 
-    def measured(self, state: TrainState) -> dict[str, Array]:
+    def measured(self, state: TrainState, inits: Int[Array, " padded"]) -> dict[str, Array]:
         """Every number of the rows that states are measured to be."""
-        return self._run_measure(state.params)
+        return self._run_measure(state.params, inits)
 
     def wait(self, begun: list[dict[str, Array]]) -> dict[str, np.ndarray]:
         """The rows that were begun, when they are there."""

@@ -223,6 +223,8 @@ def curves(ds: xr.Dataset) -> Curves:
 def density(ds: xr.Dataset) -> Density:
     """Density of the eigenvalues of all inits at each time, and the medians of the largest ones by rank.
 
+    Of a sweep that estimates spectra, the density of its quadratures' nodes, and the largest eigenvalue.
+
     The arcsinh axis is linear within the median threshold (kept between 1e-7 and 1e-2 of the largest |eigenvalue|), so
     the eigenvalues that count as zero are one peak in the middle.
 
@@ -234,24 +236,44 @@ def density(ds: xr.Dataset) -> Density:
         '50 % of eigenvalues count as zero at step 0'
     """
     keep, steps = usable(ds), ds["step"].values
-    if "eigenvalues" not in ds or not keep.any():
-        none, title = np.zeros((0, 0)), NOTHING if "eigenvalues" in ds else "This sweep kept no spectra"
+    kept = "eigenvalues" in ds or "nodes" in ds
+    if not kept or not keep.any():
+        none, title = np.zeros((0, 0)), NOTHING if kept else "This sweep kept no spectra"
         return Density(title, note(ds), steps, Axis("arcsinh"), 0.0, np.array([-1.0, 1.0]), none, 1.0, none)
-    values = ds["eigenvalues"].transpose("time", "init", "eigenvalue")
-    pooled = [values[t].values[keep[:, t]] for t in range(len(steps))]
-    low, high = min(p.min() for p in pooled if p.size), max(p.max() for p in pooled if p.size)
+    pooled, outliers = _pooled(ds, keep)
+    low, high = min(p.min() for p, _ in pooled if p.size), max(p.max() for p, _ in pooled if p.size)
     threshold = float(np.median(by_row(ds, "threshold")[keep])) if "threshold" in ds else 0.0
     axis = Axis("arcsinh", float(np.clip(threshold, *(max(-low, high, 1e-30) * np.array([1e-7, 1e-2])))))
-    num_bins = int(np.clip(2 * max(p.size for p in pooled) ** (1 / 3), 20, 160))
-    parts = [arcsinh_histogram(p, axis.width, limits=(float(low), float(high)), num_bins=num_bins) for p in pooled]
-    stack = np.array([h.density if p.size else np.full(h.density.shape, np.nan) for h, p in zip(parts, pooled)])
-    top = min(NUM_OUTLIERS, values.sizes["eigenvalue"])
-    outliers = np.array([np.median(p[:, -top:], axis=0) if p.size else np.full(top, np.nan) for p in pooled])
-    last = max(t for t, p in enumerate(pooled) if p.size)
-    zero = number(100 * np.mean(np.abs(pooled[last]) <= threshold), 2)
+    num_bins = int(np.clip(2 * max(p.size for p, _ in pooled) ** (1 / 3), 20, 160))
+    bins = {"limits": (float(low), float(high)), "num_bins": num_bins}
+    parts = [arcsinh_histogram(p, axis.width, weights=w, **bins) for p, w in pooled]
+    stack = np.array([h.density if p.size else np.full(h.density.shape, np.nan) for h, (p, _) in zip(parts, pooled)])
+    last = max(t for t, (p, _) in enumerate(pooled) if p.size)
+    zero = number(100 * np.average(np.abs(pooled[last][0]) <= threshold, weights=pooled[last][1]), 2)
     title = f"{zero} % of eigenvalues count as zero at step {steps[last]:,}"
     floor = float(max(0.7 * np.nanmin(stack[stack > 0]), 1e-5 * np.nanmax(stack)))
-    return Density(title, note(ds), steps, axis, threshold, parts[0].edges, stack, floor, outliers)
+    how = "" if "eigenvalues" in ds else f"; estimated from {ds.sizes['probe']} probes each"
+    return Density(title, note(ds) + how, steps, axis, threshold, parts[0].edges, stack, floor, outliers)
+
+
+def _pooled(ds: xr.Dataset, keep: np.ndarray) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Of each time, the eigenvalues of all usable inits, or the nodes that stand for them, with what each counts.
+
+    Beside them the medians of the largest eigenvalues by rank, of a quadrature the one that is known.
+    """
+    if "eigenvalues" in ds:
+        values = ds["eigenvalues"].transpose("time", "init", "eigenvalue").values
+        weights, largest = np.broadcast_to(1.0, values.shape), values[..., -NUM_OUTLIERS:]
+    else:
+        wide = (ds[name].transpose("time", "init", "probe", "node").values for name in ("nodes", "weights"))
+        values, weights = (x.reshape(*x.shape[:2], -1) for x in wide)
+        largest = by_row(ds, "max_eigenvalue").T[..., None]
+    pooled, outliers = [], []
+    for t, some in enumerate(keep.T):
+        counted = weights[t][some] > 0
+        pooled.append((values[t][some][counted], weights[t][some][counted]))
+        outliers.append(np.median(largest[t][some], axis=0) if some.any() else np.full(largest.shape[-1], np.nan))
+    return pooled, np.array(outliers)
 
 
 def estimated(found: Spectrum) -> Estimated:

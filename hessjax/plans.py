@@ -128,7 +128,7 @@ def _timed(lanes: Lanes) -> tuple[float, float, float]:
         steps = min(max(8, 4 * steps), most)
         seconds = trained(steps)
     state = start()
-    return start_s, max(0.0, seconds - start_s) / max(steps, 1), _seconds(lambda: lanes.measured(state))
+    return start_s, max(0.0, seconds - start_s) / max(steps, 1), _seconds(lambda: lanes.measured(state, inits))
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -35,11 +35,23 @@ PER_TIME: dict[str, tuple[str | None, str, str]] = {
     "status": ("int8", "what became of the init: " + ", ".join(f"{i} {s}" for i, s in enumerate(STATUSES)), "1"),
 }
 
+# Beside these, where spectra are estimated.
+ESTIMATED: dict[str, tuple[str | None, str, str]] = {
+    "count_error": (None, "standard error over probes of the counts, in eigenvalues", "1"),
+    "trace_error": (None, "standard error over probes of the trace", CURVATURE),
+}
+QUADRATURE: dict[str, tuple[str | None, str, str]] = {
+    "nodes": (None, "node of a probe's Gauss rule", CURVATURE),
+    "weights": (None, "its share of the eigenvalues, 1 over a probe", "1"),
+}
+
 
 def arrays(lanes: Lanes, *, steps: Sequence[int]) -> dict[str, Spec]:
     """Every array of the store of a sweep."""
     config, inits = lanes.config, lanes.config.num_inits
     table = dict(PER_TIME)
+    if config.measure == "slq":
+        table |= ESTIMATED
     if lanes.landscape.classifies:
         table["error"] = (None, "training error, share of rows misclassified", "1")
     found = {
@@ -51,6 +63,11 @@ def arrays(lanes: Lanes, *, steps: Sequence[int]) -> dict[str, Spec]:
         attrs = {"long_name": long_name, "units": units}
         fill = -1 if (dtype or "").startswith("int") else None  # 0 would be a count, or "ok"
         found[name] = Spec(("init", "time"), (inits, len(steps)), dtype or config.dtype, attrs, fill=fill)
+    if config.measure == "slq":
+        shape = (inits, len(steps), config.num_probes, config.lanczos_steps)
+        for name, (_, long_name, units) in QUADRATURE.items():
+            attrs = {"long_name": long_name, "units": units}
+            found[name] = Spec(("init", "time", "probe", "node"), shape, config.dtype, attrs)
     if config.measure == "spectrum":
         shape = (inits, len(steps), lanes.num_params)
         attrs = {"long_name": "Hessian eigenvalue", "units": CURVATURE}

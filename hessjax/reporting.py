@@ -41,7 +41,7 @@ _CAPTIONS = {
     "positive": "The share of eigenvalues above the threshold: at a strict local minimum it would be 1.",
     "eigenvalue_density": "Eigenvalues of all initialisations pooled at each time: share per unit of arcsinh(λ/c), c "
     "the median threshold, so that equal widths hold equal shares at equal height (one decade is 2.3 units). "
-    "The grey band counts as zero. Below: medians by rank of the ten largest.",
+    "The grey band counts as zero. Below: medians by rank of the ten largest, or, where estimated, of the largest.",
     "loss_curves": "Median over initialisations, with the 25–75 % and 5–95 % bands.",
     "gradient_norm": "Training that is stuck need not be at zero gradient. Black: running median; dashed: 10 and 90 %.",
     "final_distribution": "Initialisations at the last measured time. Black: median.",

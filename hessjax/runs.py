@@ -29,7 +29,7 @@ __all__ = [
 
 
 # Fields of configurations that are newer than some stores, and what those did.
-ADDED = {"first_init": 0}
+ADDED = {"first_init": 0, "lanczos_steps": 64, "num_probes": 8}
 
 
 def circumstances() -> dict[str, Any]:

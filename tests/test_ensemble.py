@@ -262,6 +262,19 @@ def test_inertia_stores_no_eigenvalues_and_the_same_counts(whole, tmp_path):
         assert_array_equal(ds[name].values, full[name].values)
 
 
+def test_estimates_are_stored_resumed_checked_and_reported(whole, tmp_path):
+    config = config_of(measure="slq", num_probes=4, lanczos_steps=3)
+    path = run(config, tmp_path / "b.zarr", worker=(0, 2))
+    run(config, path)
+    assert contents(path) == contents(run(config, tmp_path / "c.zarr"))
+    ds = open_sweep(path)
+    assert ds["nodes"].dims == ("init", "time", "probe", "node")
+    assert "eigenvalues" not in ds
+    assert_allclose(ds["max_eigenvalue"], open_sweep(whole)["max_eigenvalue"], rtol=1e-4)
+    assert hj.verify(path) == []
+    assert hj.report(path, tmp_path / "r.html").is_file()
+
+
 def test_the_digits_classify_and_their_error_is_stored(tmp_path):
     options = {"widths": (), "rows": 32}
     ds = open_sweep(run(config_of(landscape="digits-mlp", options=options, num_inits=2), tmp_path / "d.zarr"))

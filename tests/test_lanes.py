@@ -1,5 +1,6 @@
 """A lane's rows against a plain loop that knows nothing of this library, and what must not change them."""
 
+import dataclasses
 import functools
 import logging
 
@@ -449,3 +450,66 @@ def test_identity_tells_data_and_loss_apart_and_is_plain():
     assert (same["num_params"], same["num_rows"], moved["num_rows"]) == (3, 6, 6)
     keys = landscapes.Landscape("k", lambda key: jnp.ones(2), lambda p, b: jnp.sum(p**2), {"keys": jax.random.key(0)})
     assert lanes_of(keys, num_inits=1).landscape.batch["keys"].dtype == jax.random.key(0).dtype
+
+
+def estimated_and_exact(**given):
+    """Rows of a sweep by products alone, and by the matrix."""
+    config = Sweep(landscape="quadratic", num_inits=6, num_steps=4, times=2, lane_width=4, **given)
+    both = []
+    for measured in ("slq", "spectrum"):
+        one = Lanes(dataclasses.replace(config, measure=measured), resolve(config))
+        one.compile(one.steps())
+        both.append(one.run(0))
+    return both
+
+
+def test_estimated_rows_agree_with_exact_ones_within_their_errors():
+    """All at once, with Bonferroni's limit; what does not depend on the spectrum is the same."""
+    est, true = estimated_and_exact(num_probes=40, options={"eigenvalues": (-2.0, -1.0, 0.0, 0.5, 1.0, 3.0, 3.0, 4.0)})
+    for name in ("loss", "grad_norm", "status"):
+        assert_array_equal(est[name], true[name])
+    assert_allclose(est["min_eigenvalue"], true["min_eigenvalue"], rtol=1e-4)  # as many steps as dimensions
+    assert_allclose(est["max_eigenvalue"], true["max_eigenvalue"], rtol=1e-4)
+    assert (np.abs(est["trace"] - true["trace"]) < 4 * est["trace_error"] + 1e-4).all()
+    for name in ("negative", "positive"):
+        assert (np.abs(est[name] - true[name]) <= 4 * est["count_error"] + 0.5).all()  # half an eigenvalue of rounding
+    assert (est["negative"] + est["zero"] + est["positive"] == 8).all()
+    assert not est["certified"].any()
+    assert est["nodes"].shape == est["weights"].shape == (4, 2, 40, 64)
+    assert_allclose(est["weights"].sum(-1), 1, rtol=1e-5)
+
+
+def test_probes_are_the_inits_own_and_the_same_at_all_its_times():
+    rows, _ = estimated_and_exact(num_probes=2)
+    assert_allclose(rows["weights"][:, 0], rows["weights"][:, 1], atol=1e-4)  # a quadratic form's Hessian stays
+    assert np.abs(rows["weights"][0, 0] - rows["weights"][1, 0]).max() > 1e-2
+
+
+def test_one_probe_has_no_error_and_a_diverged_init_no_counts():
+    config = Sweep(landscape="landscape_module_for_tests:quartic", options={"ruin": "nan"}, num_inits=12, num_steps=1,
+                   times=2, lane_width=12, measure="slq", num_probes=1, lanczos_steps=3)  # fmt: skip
+    lanes = Lanes(config, resolve(config))
+    lanes.compile(lanes.steps())
+    rows = lanes.run(0)
+    lost = rows["status"] == 1
+    assert 0 < lost.sum() < lost.size
+    assert np.isnan(rows["trace_error"]).all()
+    for name in ("negative", "zero", "positive"):
+        assert (rows[name][lost] == 0).all()
+    assert np.isnan(rows["nodes"][lost]).all()
+    assert np.isfinite(rows["nodes"][~lost]).all()
+
+
+def test_a_net_too_large_for_its_matrix_is_estimated(monkeypatch):
+    config = Sweep(landscape="quadratic", num_inits=2, num_steps=1, times=1, lane_width=2)
+    refused = ValueError("the matrix does not fit")
+
+    def check(*_):
+        raise refused
+
+    monkeypatch.setattr(lanes_module, "check_fits", check)
+    with pytest.raises(ValueError, match="does not fit"):
+        Lanes(config, resolve(config)).compile([0])
+    lanes = Lanes(dataclasses.replace(config, measure="slq"), resolve(config))
+    lanes.compile([0])
+    assert lanes.run(0)["nodes"].shape == (2, 1, 8, 64)

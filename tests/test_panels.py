@@ -65,6 +65,24 @@ def test_the_density_is_the_histogram_of_the_usable_eigenvalues(ds):
         assert_allclose(found.outliers[t], np.median(ds.eigenvalues.values[usable[:, t], t, -10:], axis=0))
 
 
+def test_nodes_count_by_their_weights_and_unused_ones_not_at_all(ds):
+    """Eigenvalues as nodes of one probe, the largest of weight 0: the rest, counted twice or once."""
+    usable, dims = tables.usable(ds), ("init", "time", "probe", "node")
+    weights = np.broadcast_to(np.r_[np.full(20, 2.0), np.full(19, 1.0), 0.0] / 59, ds.eigenvalues.shape)
+    nodes = ds.eigenvalues.values.copy()
+    nodes[..., -1] = np.inf  # an unused slot may hold anything
+    est = ds.drop_vars("eigenvalues").assign(nodes=(dims, nodes[:, :, None]), weights=(dims, weights[:, :, None]))
+    found = panels.density(est)
+    assert found.note.endswith("; estimated from 1 probes each")
+    edges = found.axis.width * np.sinh(found.edges)
+    for t in range(5):
+        values = ds.eigenvalues.values[usable[:, t], t]
+        twice = np.concatenate([values[:, :20], values[:, :39]], axis=None)
+        brute = np.histogram(twice, edges)[0] / twice.size / np.diff(found.edges)
+        assert_allclose(found.density[t], brute, atol=2 / values.size / np.diff(found.edges)[0])
+        assert_allclose(found.outliers[t], np.median(ds.max_eigenvalue.values[usable[:, t], t]))
+
+
 @pytest.mark.parametrize(("tol", "share"), [(1e-30, 1e-7), (0.9, 1e-2)])
 def test_the_linear_part_stays_in_proportion_to_the_spectrum(tol, share):
     small = fake_sweep(20, 2, 30, tol=tol)

@@ -44,9 +44,9 @@ def test_a_long_sweep_is_predicted_from_a_few_of_its_steps(tmp_path, monkeypatch
             now[0] += per_step * (step - now_step)
             return super().train(state, inits, now_step, min(step, 2))
 
-        def measured(self, state):
+        def measured(self, state, inits):
             now[0] += 0.25
-            return super().measured(state)
+            return super().measured(state, inits)
 
     monkeypatch.setattr(plans, "Lanes", Lanes)
     monkeypatch.setattr(plans.time, "perf_counter", lambda: now[0])

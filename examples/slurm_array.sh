@@ -12,11 +12,13 @@
 #   sbatch examples/slurm_array.sh sweep.json /scratch/me/sweep.zarr
 #
 # Each does its place in the array and then what others left undone, so a task that is lost costs time and nothing else.
-# At SIGTERM, 60 s before the limit or at preemption, a worker stores what it has computed; requeued, it goes on.
+# At SIGTERM, 60 s before the limit or at preemption, a worker stores the units it has computed and ends; requeued after
+# preemption it goes on by itself, after the limit once the same job is submitted again. Part of an array will do too.
 # How far it is, from anywhere:  hessjax status /scratch/me/sweep.zarr
 set -euo pipefail
 
 config=${1:-examples/sweep.json}
 store=${2:-sweep.zarr}
 
-srun hessjax sweep --config "$config" --output "$store" --take-over --no-progress
+# srun does not inherit --cpus-per-task.
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" hessjax sweep --config "$config" --output "$store" --take-over --no-progress

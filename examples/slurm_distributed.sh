@@ -16,4 +16,5 @@ set -euo pipefail
 report=${1:-spectrum.html}
 shift || true
 
-srun hessjax spectrum --distributed --method slq --report "$report" "$@"
+# srun does not inherit --cpus-per-task.
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" hessjax spectrum --distributed --method slq --report "$report" "$@"

@@ -1,7 +1,5 @@
 """`python -m hessjax`: the same as the `hessjax` command."""
 
-import sys
+from hessjax.cli import entry
 
-from hessjax.cli import main
-
-sys.exit(main())
+entry()

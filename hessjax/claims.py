@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from hessjax.store import StoreError
 
 __all__ = ["Claims", "Holder", "holders"]
 
-BEAT, PATIENCE = 2.0, 30.0  # seconds; network file systems may show a file's new length seconds later
+BEAT, PATIENCE = 2.0, 60.0  # seconds; network file systems may show a file's new length many seconds later
 HEAD = 4096  # bytes at most of what a holder says of itself
 
 
@@ -117,9 +118,11 @@ class Claims:
         if descriptor is None:
             return
         path = self.folder / f"{unit}.lease"
-        mine = os.fstat(descriptor)
-        os.close(descriptor)  # before it is taken away: Windows has no files without a name
         with contextlib.suppress(OSError):  # it may be another's by now: one that took this process for dead
+            try:
+                mine = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)  # before it is taken away: Windows has no files without a name
             if os.path.samestat(mine, os.stat(path, follow_symlinks=False)):
                 path.unlink()
 
@@ -134,7 +137,7 @@ class Claims:
                 self.folder.mkdir(exist_ok=True)  # also where another took the empty folder away in between
                 continue
             try:
-                os.write(descriptor, self._head)
+                _written(descriptor, self._head)
             except OSError:  # a full disk: a lease that says nothing would keep others waiting
                 os.close(descriptor)
                 path.unlink(missing_ok=True)
@@ -145,8 +148,11 @@ class Claims:
     def _is_dead(self, path: Path) -> bool:
         try:
             lease = _read(path)
-        except OSError:
+        except FileNotFoundError:
             return False  # let go in between: to be had at the next try
+        except OSError:  # another user's, or nothing of ours: alive for as long as it grows
+            with contextlib.suppress(OSError):
+                lease = _Lease(b"", os.lstat(path).st_size)
         if _alive(lease.head) is False:
             return True
         now, (before, since) = time.monotonic(), self._seen.get(path, (None, 0.0))
@@ -157,10 +163,12 @@ class Claims:
 
     def _beat(self) -> None:
         while not self._ended.wait(self.beat):
-            with self._lock:
-                for descriptor in self._held.values():
-                    with contextlib.suppress(OSError):  # a full disk: others may do the unit too
-                        os.write(descriptor, b".")
+            with self._lock:  # copies, as a slow file system must not keep units from being taken and let go
+                copies = [os.dup(descriptor) for descriptor in self._held.values()]
+            for descriptor in copies:
+                with contextlib.suppress(OSError):  # a full disk: others may do the unit too
+                    _written(descriptor, b".")
+                os.close(descriptor)
 
 
 def holders(folder: Path) -> Iterator[Holder]:
@@ -182,9 +190,18 @@ def holders(folder: Path) -> Iterator[Holder]:
                 yield Holder(int(file.stem), said["host"], said["pid"], beats, _alive(lease.head))
 
 
+def _written(descriptor: int, text: bytes) -> None:
+    """Writes at once: a network file system may keep what is written for as long as a file is open."""
+    os.write(descriptor, text)
+    os.fsync(descriptor)
+
+
 def _read(path: Path) -> _Lease:
-    # Opened, not only looked at: on a network file system that asks the server anew.
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as f:
+    # Opened, not only looked at: on a network file system that asks the server anew. Pipes would keep one waiting.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, flags), "rb") as f:
+        if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+            raise OSError(f"{path} is no file.")
         return _Lease(f.readline(HEAD), os.fstat(f.fileno()).st_size)
 
 
@@ -197,7 +214,7 @@ def _said(head: bytes) -> dict[str, Any] | None:
     try:
         said = json.loads(head)
         return {"machine": said["machine"], "born": said["born"], "host": str(said["host"]), "pid": int(said["pid"])}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, ArithmeticError):
         return None
 
 

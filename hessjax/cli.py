@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
@@ -23,7 +23,9 @@ from hessjax.commands import COMMANDS, sweep_command
 from hessjax.config import Sweep
 from hessjax.flags import UsageError, one_line, sweep_words
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]
+
+INTERRUPTED = 130, 143  # exit codes: by Ctrl-C, by SIGTERM
 
 
 def _parse(args: Sequence[str]) -> Any:
@@ -81,6 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
 
 
+def entry() -> NoReturn:
+    """What the `hessjax` command calls: `main`, and a process that ends at once where it was interrupted."""
+    code = main()
+    sys.stdout.flush()
+    if code in INTERRUPTED:  # else the device's work on what is begun, and dropped, would be waited for
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _run(args: Sequence[str]) -> int:
     try:
         command = _parse(args or ["--help"])
@@ -97,7 +109,7 @@ def _run(args: Sequence[str]) -> int:
         return _refuse(str(error))
     except KeyboardInterrupt as stop:
         print("interrupted: finished units are kept; run the same command again to resume.", file=sys.stderr)
-        return 143 if isinstance(stop, _Terminated) else 130
+        return INTERRUPTED[isinstance(stop, _Terminated)]
     return 0
 
 

@@ -73,11 +73,11 @@ def sweep(
       [[2, 2], [2, 2], [2, 2]]
     """
     check_is(Sweep, config)
+    runs.check_shares(unit, worker, "init")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers!r}; it is a whole number.")
     if workers > 1 and worker[1] > 1:
         raise ValueError(f"give workers= (local processes) or worker= (this process's share), not both: {worker}.")
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}.")
-    runs.check_shares(unit, worker, "init")
     if workers > 1:
         check_shareable(config, workers)
     if Store.is_anything_at(path):  # what is no store is refused before anything is compiled
@@ -94,6 +94,11 @@ def sweep(
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
     compiled(lanes, store.read("step").tolist(), store)
+    if lanes.way != (wanted := _recorded_way(store)):
+        say(
+            f"{config.landscape_name}: memory does not suffice for {wanted}; measured as {lanes.way}, equal to rounding"
+        )
+        runs.log(store, "way", **lanes.way._asdict())
     begin = rows_of(lanes, store)
     shown: dict[str, Any] = {"label": config.landscape_name, "what": "inits", "progress": progress}
     facts = {"compile_s": lanes.compile_s, "device": devices.describe(), "take_over": take_over}
@@ -119,16 +124,17 @@ class _Inits:
         if lanes.width < self.full:  # nothing ahead of time where memory ran out before
             return partial(self._rows, start, stop)
         try:
-            begun = lanes.begin(start)
+            begun = [lanes.begin(start)]
         except jax.errors.JaxRuntimeError as error:
-            return partial(self._again, lanes, start, stop, error)
+            return partial(self._again, lanes, start, stop, _out_of_memory(error))
         return partial(self._waited, lanes, begun, start, stop)
 
-    def _waited(self, lanes: Lanes, begun: Any, start: int, stop: int) -> Rows:
+    def _waited(self, lanes: Lanes, begun: list, start: int, stop: int) -> Rows:
         try:
-            return self._kept(lanes, lanes.wait(begun), stop - start)
+            return self._kept(lanes, lanes.wait(begun.pop()), stop - start)
         except jax.errors.JaxRuntimeError as error:
-            return self._again(lanes, start, stop, error)
+            said = _out_of_memory(error)
+        return self._again(lanes, start, stop, said)
 
     def _rows(self, start: int, stop: int) -> Rows:
         """Rows start..stop-1, lane by lane."""
@@ -137,23 +143,30 @@ class _Inits:
             for first in range(start, stop, lanes.width):
                 parts.append(self._kept(lanes, lanes.run(first), stop - first))
         except jax.errors.JaxRuntimeError as error:
-            return self._again(lanes, start, stop, error)
+            said, parts = _out_of_memory(error), []
+        if not parts:
+            return self._again(lanes, start, stop, said)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _again(self, lanes: Lanes, start: int, stop: int, error: Exception) -> Rows:
+    def _again(self, lanes: Lanes, start: int, stop: int, said: str) -> Rows:
         """Rows that memory did not suffice for, in lanes of half the width; what was begun before halves no more."""
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise error
         if self.lanes is lanes:
             self.lanes = lanes.narrowed()
             say(f"{lanes.config.landscape_name}: out of memory, going on with {self.lanes.width} inits at a time")
-            runs.log(self.store, "halved", lane_width=self.lanes.width, reason=str(error).splitlines()[0])
+            runs.log(self.store, "halved", lane_width=self.lanes.width, reason=said.splitlines()[0])
         return self._rows(start, stop)
 
     def _kept(self, lanes: Lanes, rows: Rows, most: int) -> Rows:
         """At most so many of a lane's rows, each with the lane's width."""
         width = {"lane_width": np.full(lanes.width, lanes.width, np.int32)} if self.named else {}
         return {name: value[:most] for name, value in {**rows, **width}.items()}
+
+
+def _out_of_memory(error: Exception) -> str:
+    """What an error says that is one of memory; any other is raised. The error itself holds on to arrays."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    return str(error)
 
 
 def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) -> Store:

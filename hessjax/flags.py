@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from hessjax.config import Search, Sweep
@@ -93,8 +93,10 @@ def parse_worker(text: str | None) -> tuple[int, int]:
     if text is None:
         env = os.environ
         if "SLURM_ARRAY_TASK_ID" in env and "SLURM_ARRAY_TASK_COUNT" in env:
-            first, step = env.get("SLURM_ARRAY_TASK_MIN", "0"), env.get("SLURM_ARRAY_TASK_STEP", "1")
-            text = f"{(int(env['SLURM_ARRAY_TASK_ID']) - int(first)) // int(step)}/{env['SLURM_ARRAY_TASK_COUNT']}"
+            count = _whole(env, "SLURM_ARRAY_TASK_COUNT", least=1)
+            first, step = _whole(env, "SLURM_ARRAY_TASK_MIN", 0), _whole(env, "SLURM_ARRAY_TASK_STEP", 1, least=1)
+            # Tasks that are run again need not be evenly spaced: any share will do, as units are taken by lease.
+            text = f"{(_whole(env, 'SLURM_ARRAY_TASK_ID') - first) // step % count}/{count}"
         elif "JOB_COMPLETION_INDEX" in env and "JOB_COMPLETIONS" in env:
             text = f"{env['JOB_COMPLETION_INDEX']}/{env['JOB_COMPLETIONS']}"
         else:
@@ -103,6 +105,15 @@ def parse_worker(text: str | None) -> tuple[int, int]:
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(f"--worker takes I/N with 0 <= I < N, such as 0/4; got {text!r}.")
     return int(index), int(count)
+
+
+def _whole(env: Mapping[str, str], name: str, default: int | None = None, least: int = 0) -> int:
+    text = env.get(name, str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(
+            f"the environment variable {name} is {text!r}, wanted a whole number from {least}; or give --worker."
+        )
+    return int(text)
 
 
 def config_args(config: type[Sweep] | type[Search]) -> str:

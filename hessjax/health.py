@@ -13,6 +13,7 @@ from hessjax.claims import Holder, holders
 from hessjax.config import STATUSES, Search, Sweep
 from hessjax.critical import STATUSES as FOUND
 from hessjax.records import ESTIMATED, PER_TIME
+from hessjax.runs import seconds_at_work
 from hessjax.store import Store, StoreError
 from hessjax.stored import fingerprint_of
 
@@ -88,7 +89,7 @@ def store_status(path: str | Path) -> StoreStatus:
     config = store.attributes.get("config")
     return StoreStatus(
         _kind(store).name,
-        str(config.get("landscape") if isinstance(config, dict) else None),
+        _printable(str(config.get("landscape") if isinstance(config, dict) else None)),
         store.num_rows,
         done,
         store.num_units,
@@ -97,8 +98,13 @@ def store_status(path: str | Path) -> StoreStatus:
         left,
         _outcomes(store),
         sum(e.get("event") == "halved" for e in events),
-        tuple(holder for holder in holders(store.claims_path) if holder.unit in undone),
+        tuple(h._replace(host=_printable(h.host)) for h in holders(store.claims_path) if h.unit in undone),
     )
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey: a store may be anybody's."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _kind(store: Store) -> _Kind:
@@ -108,7 +114,7 @@ def _kind(store: Store) -> _Kind:
 def _rate(store: Store, events: list[dict[str, Any]]) -> float | None:
     written = [e for e in events if e.get("event") == "unit" and isinstance(e.get("t"), int | float)]
     units = [e for e in written if isinstance(e.get("unit"), int) and 0 <= e["unit"] < store.num_units][-RECENT:]
-    seconds = units[-1]["t"] - units[0]["t"] if units else 0.0
+    seconds = seconds_at_work(events, units[0]["t"], units[-1]["t"]) if units else 0.0
     rows = store.rows_in(e["unit"] for e in units[1:])
     return rows / seconds if seconds > 0 and rows else None
 
@@ -200,20 +206,30 @@ def _of_a_unit(store: Store, unit: int) -> Iterator[Damage]:
     if status is None:
         return
     most = len(_kind(store).statuses)
-    if (status == -1).any():
-        yield Damage(unit, "status", "rows are missing, though the unit is marked as done")
+    gone = [name for name, values in parts.items() if values.dtype.kind == "i" and (values == -1).any()]
+    for name in ("status",) if "status" in gone else gone:  # -1 is what a chunk that is not there reads as
+        yield Damage(unit, name, "rows are missing, though the unit is marked as done")
+    if "status" in gone:
         return
     if not ((status >= 0) & (status < most)).all():
         yield Damage(unit, "status", f"is none of 0..{most - 1}")
         return
-    if _kind(store) is SWEEP:
-        yield from (Damage(unit, name, what) for name, what in _contradictions(parts, status == 0))
+    about = _contradictions if _kind(store) is SWEEP else _lost
+    yield from (Damage(unit, name, what) for name, what in about(parts, status == 0))
 
 
 def _cause(error: StoreError) -> str:
     """What tensorstore met in a chunk, without its path and the places in its source."""
     text = str(error.__cause__ or error).splitlines()[0]
     return text.rpartition('": ')[2].partition(" [")[0].partition("; at byte")[0] or text
+
+
+def _lost(parts: dict[str, np.ndarray], good: np.ndarray) -> Iterator[tuple[str, str]]:
+    """What a search's critical points cannot be without."""
+    for name in ("params", "loss", "grad_norm_sq", "eigenvalues"):
+        values = parts.get(name)
+        if values is not None and not np.isfinite(values[good]).all():
+            yield name, "is not finite at points that are critical"
 
 
 def _contradictions(parts: dict[str, np.ndarray], good: np.ndarray) -> Iterator[tuple[str, str]]:
@@ -223,7 +239,9 @@ def _contradictions(parts: dict[str, np.ndarray], good: np.ndarray) -> Iterator[
             continue
         if values.dtype.kind == "f" and not np.isfinite(values[good]).all():
             yield name, "is not finite in rows whose status is ok"
-    values, threshold = parts.get("eigenvalues"), parts.get("threshold")
+    values, threshold, counts = parts.get("eigenvalues"), parts.get("threshold"), {"negative", "zero", "positive"}
+    if counts <= set(parts) and len(np.unique(sum(parts[name][good] for name in counts))) > 1:
+        yield "negative", "does not make the number of parameters with zero and positive"
     if values is None or threshold is None:
         return
     values, bound = values[good], threshold[good][:, None]

@@ -101,7 +101,8 @@ class Lanes:
 
     def __init__(self, config: Sweep, land: Landscape, memory: int | None = None, width: int | None = None):
         self.config, self.landscape = config, land
-        self.width = width or min(config.lane_width, config.num_inits)
+        # The last part of a larger study has lanes as wide as all of it.
+        self.width = width or (config.lane_width if config.first_init else min(config.lane_width, config.num_inits))
         self.mesh = lane_mesh(self.width)
         self.memory = memory or measuring_bytes(self.mesh.size)
         self._padded = -(-self.width // self.mesh.size) * self.mesh.size  # the same share for every device
@@ -180,7 +181,7 @@ class Lanes:
           way: how to measure, as a store begun elsewhere recorded it; None: planned here.
         """
         self.times = steps
-        if self.compile_s:
+        if self.compile_s and way in (None, self.way):
             return
         if self.config.measure != "slq":
             check_fits(self.num_params, self.config.dtype)
@@ -273,7 +274,9 @@ class Lanes:
         return self._run_measure(state.params, inits)
 
     def wait(self, begun: list[dict[str, Array]]) -> dict[str, np.ndarray]:
-        """The rows that were begun, when they are there."""
+        """The rows that were begun, when they are there; asked in turns, as a signal is met between them."""
+        while begun and not all(x.is_ready() for x in jax.tree.leaves(begun[-1])):
+            time.sleep(0.002)
         kept = slice(self.width)
         return {name: np.stack([np.asarray(row[name])[kept] for row in begun], axis=1) for name in begun[0]}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hessjax import runs
 from hessjax.config import Sweep
-from hessjax.progress import Progress
+from hessjax.progress import Progress, say
 from hessjax.records import landscape_differences
 from hessjax.store import Spec, Store, StoreError
 from hessjax.stored import differences
@@ -50,6 +50,7 @@ def merge(stores: Sequence[str | Path], output: str | Path, *, progress: bool = 
     """
     if isinstance(stores, str | Path) or not stores:
         raise ValueError(f"stores must be a sequence of one or more folders, got {stores!r}.")
+    taken = Store.is_anything_at(output)
     parts = [_Part(Store.open(path)) for path in stores]
     for part in parts[1:]:
         _refuse_another(parts[0], part)
@@ -58,12 +59,17 @@ def merge(stores: Sequence[str | Path], output: str | Path, *, progress: bool = 
     config = {**parts[0].config.to_dict(), "first_init": first, "num_inits": stop - first}
     landscape = dict(parts[0].store.attributes["landscape"])
     output = Path(output)
-    if not Store.is_anything_at(output):
+    if not taken:
         Store.create(output, _arrays(parts[0], first, stop), _attributes(parts, config), rows="init", unit=unit)
     merged = Store.open(output)
     runs.refuse_another(merged, {"config": config, "landscape": landscape})
     if merged.unit != unit:
         raise StoreError(f"the store at {str(output)!r} has units of {merged.unit} rows, these parts make {unit}.")
+    ways = {tuple(part.store.attributes.get(name) for name in WAY) for part in parts}
+    if progress and len(ways) > 1:
+        say(
+            f"the parts were measured in {len(ways)} ways, as their machines allowed: a whole would be equal to rounding"
+        )
     _copy(parts, merged, first, progress)
     return output
 
@@ -102,11 +108,8 @@ def _refuse_another(one: _Part, other: _Part) -> None:
     found = differences(*plain)
     old, new = (part.store.attributes for part in (one, other))
     found += [f"landscape {line}" for line in landscape_differences(old["landscape"], new["landscape"])]
-    found += [
-        f"{name}: {old.get(name)!r} there, {new.get(name)!r} here" for name in WAY if old.get(name) != new.get(name)
-    ]
     if not np.array_equal(one.store.read("step"), other.store.read("step")):
-        found.append("the measured steps")
+        found.append("the measured steps: give both the same, as times=(0, 10, ...)")
     if one.store.by_row != other.store.by_row:
         found.append("the arrays")
     if found:
@@ -139,7 +142,7 @@ def _arrays(part: _Part, first: int, stop: int) -> dict[str, Spec]:
 def _attributes(parts: Sequence[_Part], config: dict[str, Any]) -> dict[str, Any]:
     made = Sweep.from_dict(config)
     kept = {name: x for name, x in parts[0].store.attributes.items() if name != "hessjax_store"}
-    said = ("versions", "device", "created")
+    said = ("versions", "device", "created", *WAY)
     about = lambda part: {name: part.store.attributes.get(name) for name in said}
     ranges = [{"first_init": part.first, "num_inits": part.stop - part.first, **about(part)} for part in parts]
     title = f"{made.landscape_name}: Hessian spectra of {made.num_inits} inits"

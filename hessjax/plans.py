@@ -96,7 +96,8 @@ def plan_sweep(
     start_s, step_s, measure_s = _timed(lanes)
     lanes_left = -(-left // lanes.width)
     lanes_piloted = -(-PILOT // lanes.width) if store is None and needs_pilot(config) else 0
-    training = (lanes_left + lanes_piloted) * (start_s + step_s * config.num_steps)
+    last = config.times[-1] if isinstance(config.times, tuple) else config.num_steps  # a sweep trains no further
+    training = lanes_left * (start_s + step_s * last) + lanes_piloted * (start_s + step_s * config.num_steps)
     measuring = lanes_left * measure_s * count
     num_units = -(-config.num_inits // size)
     return SweepPlan(

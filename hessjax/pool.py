@@ -24,6 +24,7 @@ from hessjax.store import Store, StoreError
 __all__ = ["check_shareable", "run_workers"]
 
 POLL_SECONDS = 0.5
+GRACE_SECONDS = 15.0  # a worker in a long compilation does not see a signal
 
 
 def check_shareable(config: Sweep, workers: int) -> None:
@@ -59,9 +60,7 @@ def run_workers(config: Sweep, store: Store, *, workers: int, memory: int | None
         try:
             _watch(running, store, config, progress)
         finally:
-            for process in running:
-                process.kill() if process.poll() is None else None
-                process.wait()
+            _end(running)
         failed = [i for i, process in enumerate(running) if process.returncode != 0]
         if not failed:
             return
@@ -70,6 +69,18 @@ def run_workers(config: Sweep, store: Store, *, workers: int, memory: int | None
         if not store.done().all():
             raise StoreError(f"{said} Finished units are kept; run the same again to resume.")
         say(f"{said} The others did its units.")
+
+
+def _end(running: list[subprocess.Popen]) -> None:
+    """Ends workers in good order: they store what they have computed; those that take too long are killed."""
+    for process in running:
+        process.terminate() if process.poll() is None else None
+    for process in running:
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _start(file: Path, path: Path, index: int, count: int, memory: int | None, log: Path) -> subprocess.Popen:

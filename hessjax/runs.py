@@ -24,6 +24,7 @@ __all__ = [
     "opened",
     "refuse_another",
     "run_attrs",
+    "seconds_at_work",
     "units_of",
 ]
 
@@ -77,17 +78,17 @@ def units_of(store: Store, worker: tuple[int, int]) -> list[int]:
     return [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
 
 
-def check_shares(unit: int | None, worker: tuple[int, int], what: str) -> None:
+def check_shares(unit: Any, worker: Any, what: str) -> None:
     """Refuses units and workers that there cannot be.
 
     Raises:
       ValueError: unit below 1, or worker not (i, n) with 0 <= i < n.
     """
-    index, count = worker
-    if not 0 <= index < count:
-        raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker}.")
-    if unit is not None and unit < 1:
-        raise ValueError(f"unit must be at least 1 {what}, got {unit}.")
+    whole = isinstance(worker, tuple | list) and len(worker) == 2 and all(type(x) is int for x in worker)
+    if not whole or not 0 <= worker[0] < worker[1]:
+        raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker!r}; they are whole numbers.")
+    if unit is not None and (type(unit) is not int or unit < 1):
+        raise ValueError(f"unit must be at least 1 {what}, got {unit!r}; it is a whole number.")
 
 
 def opened(path: str | Path) -> xarray.Dataset:
@@ -111,22 +112,35 @@ def opened(path: str | Path) -> xarray.Dataset:
     return ds.assign_attrs(run_attrs(store.events()), num_done=int(done.sum()))
 
 
-def run_attrs(events: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds from the log: `wall_s` while any worker was at work, `compile_s` and `unit_s` added over workers.
+def seconds_at_work(events: list[dict[str, Any]], since: float | int = -np.inf, until: float | int = np.inf) -> float:
+    """Seconds, between two times, while any worker was at work. A run without an "end" lasts to its last unit.
 
-    A run without an "end" (it was interrupted) lasts to its last unit.
+    Example:
+      >>> seconds_at_work([{"run": run, "t": t} for run, t in (("a", 1.0), ("a", 3.0), ("b", 4.0), ("b", 5.0))])
+      3.0
     """
     spans: dict[Any, list[float]] = {}
     for e in events:
-        if isinstance(e.get("t"), int | float) and isinstance(e.get("run"), str):
-            first, last = spans.setdefault(e["run"], [e["t"], e["t"]])
+        run = e.get("run")
+        if isinstance(e.get("t"), int | float) and isinstance(run, str | None):
+            first, last = spans.setdefault(run, [e["t"], e["t"]])
             now = first + e["elapsed"] if isinstance(e.get("elapsed"), int | float) else e["t"]
-            spans[e["run"]] = [min(first, now), max(last, now)]
-    wall, reached = 0.0, -np.inf
+            spans[run] = [min(first, now), max(last, now)]
+    wall, reached = 0.0, since
     for first, last in sorted(spans.values()):
+        last = min(last, until)
         wall, reached = wall + max(0.0, last - max(first, reached)), max(reached, last)
+    return float(wall)
+
+
+def run_attrs(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds from the log: `wall_s` while any worker was at work, `compile_s` and `unit_s` added over workers."""
 
     def total(kind: str, name: str) -> float:
         return float(sum(e[name] for e in events if e.get("event") == kind and isinstance(e.get(name), int | float)))
 
-    return {"wall_s": float(wall), "compile_s": total("start", "compile_s"), "unit_s": total("unit", "seconds")}
+    return {
+        "wall_s": seconds_at_work(events),
+        "compile_s": total("start", "compile_s"),
+        "unit_s": total("unit", "seconds"),
+    }

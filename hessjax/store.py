@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-__all__ = ["Spec", "Store", "StoreError", "spell_bytes"]
+from hessjax.sizes import free_bytes, spell_bytes
+
+__all__ = ["Spec", "Store", "StoreError"]
 
 FORMAT = "hessjax-store-1"
 CODECS = [
@@ -191,11 +193,18 @@ class Store:
         """
         start, stop = self.span(unit)
         with _explain(self.path):
-            self._check_inside((*values, "done"), unit)
-            writes = [self._array(name)[start:stop].write(value) for name, value in values.items()]
-            for write in writes:
-                write.result()
-            self._array("done")[unit].write(np.uint8(1)).result()
+            self._check_inside(values, unit)
+            begin = lambda name: self._array(name)[start:stop].write(values[name])
+            for name, write in {name: begin(name) for name in values}.items():
+                try:
+                    write.result()
+                except (OSError, ValueError, RuntimeError):
+                    if stop - start == self.unit:
+                        raise
+                    # Of a short unit the chunk is read before it is written, and this one may be torn.
+                    self._chunk(name, unit).unlink(missing_ok=True)
+                    begin(name).result()
+            self._mark(unit, 1)
 
     def forget(self, unit: int) -> None:
         """Marks a unit as not written, so that whoever resumes writes it again.
@@ -204,8 +213,11 @@ class Store:
           StoreError: the mark cannot be written.
         """
         with _explain(self.path):
-            self._check_inside(["done"], unit)
-            self._array("done")[unit].write(np.uint8(0)).result()
+            self._mark(unit, 0)
+
+    def _mark(self, unit: int, done: int) -> None:
+        self._check_inside(["done"], unit)
+        self._array("done")[unit].write(np.uint8(done)).result()
 
     def is_done(self, unit: int) -> bool:
         """Whether one unit is written."""
@@ -264,14 +276,36 @@ class Store:
         return self._opened[name]
 
     def _check_inside(self, names: Iterable[str], unit: int) -> None:
-        """Refuses to write through a link that leads out of the store: somebody else made it."""
+        """Refuses to write through what leads out of the store: somebody else made it.
+
+        That is a link among its folders; or chunks of other sizes or names than ours, which could lie elsewhere.
+        """
         home = self.path.resolve()
         for name in names:
-            folder = self.path / name / "c" / str(unit)
-            while folder.is_dir():  # c/7/0/0 is the file of an array of three dimensions
-                folder = folder / "0"
-            if not folder.parent.resolve().is_relative_to(home):
+            if not self._is_ours(name):
+                raise StoreError(f"store {str(self.path)!r}: {name!r} is not laid out as a store's, not written to.")
+            if not self._chunk(name, unit).parent.resolve().is_relative_to(home):
                 raise StoreError(f"store {str(self.path)!r}: {name!r} is a link that leads out of it, not written to.")
+
+    def _chunk(self, name: str, unit: int) -> Path:
+        """The file of an array's chunk: c/7/0/0 where it has three dimensions."""
+        return self.path.joinpath(name, "c", str(unit), *["0"] * (self._array(name).rank - 1))
+
+    def _is_ours(self, name: str) -> bool:
+        if name not in self._trusted:
+            array = self._array(name)
+            made = array.spec(retain_context=False).to_json()["metadata"]
+            chunk = [1 if name == "done" else self.unit, *(max(size, 1) for size in array.shape[1:])]
+            keys = {"name": "default", **made.get("chunk_key_encoding", {})}
+            slash = keys.get("configuration", {}).get("separator", "/") == "/"
+            if made["chunk_grid"]["configuration"]["chunk_shape"] != chunk or keys["name"] != "default" or not slash:
+                return False
+            self._trusted.add(name)
+        return True
+
+    @cached_property
+    def _trusted(self) -> set[str]:
+        return set()
 
 
 def _path(given: Any) -> Path:
@@ -353,23 +387,3 @@ def _check_room(path: Path, wanted: int) -> None:
             f"store {str(path)!r} may come to take {spell_bytes(wanted)}, and {spell_bytes(free)} are free there; "
             "choose another path, or store less."
         )
-
-
-def spell_bytes(size: int | float) -> str:
-    """A size in words.
-
-    Example:
-      >>> spell_bytes(3 * 2**20)
-      '3 MiB'
-    """
-    power, unit = max((p, u) for p, u in ((0, "bytes"), (10, "KiB"), (20, "MiB"), (30, "GiB")) if size >= 2**p or not p)
-    return f"{size / 2**power:,.4g} {unit}"
-
-
-def free_bytes(path: str | Path) -> int | float:
-    """Bytes free where `path` is or will be; inf where the file system does not say."""
-    folder = Path(path).resolve()
-    while not folder.exists():
-        folder = folder.parent
-    usage = shutil.disk_usage(folder if folder.is_dir() else os.fspath(folder.parent))
-    return usage.free if usage.total else math.inf

@@ -121,7 +121,7 @@ def _counted(units: set[Any]) -> str:
 
 def print_plan(plan: Any) -> None:
     """A plan in words."""
-    from hessjax.store import spell_bytes
+    from hessjax.sizes import spell_bytes
 
     devices = f"{plan.num_devices} device{'s' * (plan.num_devices > 1)}"
     rows = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
@@ -143,7 +143,7 @@ def check_real(name: str, value: Any, *, above_zero: bool) -> None:
     Raises:
       ValueError: names the field and the value.
     """
-    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    real = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not real or value < 0 or (above_zero and value == 0):
         raise ValueError(
             f"{name} must be a finite number {'above 0' if above_zero else 'of at least 0'}; got {value!r}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from hessjax.store import Store
 
 __all__ = ["Begin", "Rows", "write_units"]
 
-POLL_SECONDS = 0.5  # between two looks at what others hold
+POLL_SECONDS = 0.5, 4.0  # between two looks at what others hold: at first, and after a while
 
 Rows = Mapping[str, np.ndarray]
 Begin = Callable[[int, int], Callable[[], Rows]]
@@ -107,15 +108,17 @@ def _claimed(
     store: Store, units: Sequence[int], claims: Claims, storing: _Storing, bar: Progress
 ) -> Iterator[int | None]:
     """Units taken one by one, until all are written; None where others hold all that is left."""
-    left, said = deque(units), False
+    left, said, pause = deque(units), False, POLL_SECONDS[0]
     while left:
+        done = store.done()
         for _ in range(len(left)):
             unit = left.popleft()
-            mine = claims.take(unit)
-            if store.is_done(unit):  # asked with the lease in hand: whoever held it may just have written it
+            mine = not done[unit] and claims.take(unit)
+            if done[unit] or (mine and store.is_done(unit)):  # asked again with the lease in hand
                 claims.release(unit)
                 bar.advance(store.rows_in([unit]))
             elif mine:
+                pause = POLL_SECONDS[0]
                 yield unit
             else:
                 left.append(unit)
@@ -125,7 +128,8 @@ def _claimed(
             if bar.enabled and not said:
                 say(f"{bar.label}: others are at work on the last units, {len(left)} in all")
             said = True
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause * random.uniform(0.5, 1.0))  # many that wait are not to ask at once
+            pause = min(1.5 * pause, POLL_SECONDS[1])
 
 
 def _parts(store: Store, units: Iterable[int | None], begin: Begin, at_once: int) -> Iterator[_Part | None]:

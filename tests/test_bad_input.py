@@ -191,6 +191,13 @@ BAD = {
     "sweep: no configuration": (lambda t: hj.sweep({"num_inits": 3}, t), r"config is dict, wanted hj\.Sweep\(\.\.\.\)"),
     "sweep: a search": (lambda t: hj.sweep(hj.Search(), t), r"config is Search, wanted hj\.Sweep\(\.\.\.\)"),
     "sweep: worker": (lambda t: hj.sweep(hj.Sweep(), t, worker=(2, 2)), r"worker must be \(i, n\) .*, got \(2, 2\)"),
+    "sweep: no worker": (lambda t: hj.sweep(hj.Sweep(), t, worker=None), r"worker must be \(i, n\) .*, got None"),
+    "sweep: one number": (lambda t: hj.sweep(hj.Sweep(), t, worker=(0,)), r"worker must be \(i, n\) .*, got \(0,\)"),
+    "sweep: half a worker": (lambda t: hj.sweep(hj.Sweep(), t, worker=(0.5, 1)), r"worker must be .*, got \(0\.5, 1\)"),
+    "sweep: unit": (lambda t: hj.sweep(hj.Sweep(), t, unit=2.5), r"unit must be at least 1 init, got 2\.5"),
+    "sweep: words": (lambda t: hj.sweep(hj.Sweep(), t, workers="2"), "workers must be at least 1, got '2'"),
+    "Sweep: rate": (lambda t: hj.Sweep(learning_rate=10**400), "learning_rate must be a finite number above 0"),
+    "merge: output": (lambda t: hj.merge([t / "a"], 3), "path is int, wanted the folder of a store"),
     "sweep: memory": (lambda t: hj.sweep(hj.Sweep(), t / "a", memory="plenty"), "such as '4GiB' .*got 'plenty'"),
     "sweep: path": (lambda t: hj.sweep(hj.Sweep(), 3), "path is int, wanted the folder of a store"),
     "sweep: float64": (

@@ -131,8 +131,9 @@ def test_a_holder_beats_and_one_taken_for_dead_does_not_write_into_its_successor
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no json\n", b"[1]\n", b'{"pid": "x"}\n', b"[" * 100_000, b"\xff\xfe\n", b'{"machine": null}\n']
-)
+    "content", [b"", b"no json\n", b"[1]\n", b'{"pid": "x"}\n', b"[" * 100_000, b"\xff\xfe\n", b'{"machine": null}\n',
+     b'{"machine": "m", "born": "1", "host": "h", "pid": 1e999}\n'],
+)  # fmt: skip
 def test_a_lease_of_nobody_is_dead_after_a_while_and_not_shown(tmp_path, monkeypatch, content):
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
@@ -141,7 +142,7 @@ def test_a_lease_of_nobody_is_dead_after_a_while_and_not_shown(tmp_path, monkeyp
     with Claims(tmp_path) as mine:
         assert list(holders(tmp_path)) == []
         assert not mine.take(0)
-        now[0] = 31.0
+        now[0] = 61.0
         assert mine.take(0)
 
 
@@ -182,16 +183,63 @@ def test_a_lease_that_a_full_disk_leaves_empty_is_taken_away(tmp_path, monkeypat
         assert mine.take(0)  # at once: nobody waits for it
 
 
-def test_a_lease_that_is_a_link_is_neither_read_nor_written_through(tmp_path):
-    other = tmp_path / "other"
+@pytest.mark.parametrize("kind", ["link", "pipe", "unreadable"])
+def test_a_lease_that_cannot_be_read_is_dead_after_a_while_and_nothing_behind_it_is_touched(
+    tmp_path, monkeypatch, kind
+):
+    now, other, folder = [0.0], tmp_path / "other", tmp_path / "c"
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     other.write_text("precious")
-    folder = tmp_path / "c"
     folder.mkdir()
-    (folder / "0.lease").symlink_to(other)
+    lease = folder / "0.lease"
+    if kind == "link":
+        lease.symlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(lease)
+    else:
+        lease.write_bytes(b"")
+        reading = module._read
+        monkeypatch.setattr(module, "_read", lambda p: reading(p) if p != lease else _refuse(p))
     with Claims(folder) as mine:
         assert not mine.take(0)
         assert list(holders(folder)) == []
+        now[0] = 50.0
+        if kind == "unreadable":  # another user's, which grows
+            lease.write_bytes(b".")
+            assert not mine.take(0)
+            now[0] = 100.0
+            assert not mine.take(0)
+        now[0] += 61.0
+        assert mine.take(0)
     assert other.read_text() == "precious"
+
+
+def _refuse(path):
+    raise PermissionError(path)
+
+
+def test_leases_and_beats_reach_the_disk_at_once(tmp_path, monkeypatch):
+    """A network file system shows others what is written when it is synced, or half a minute later."""
+    synced = []
+    monkeypatch.setattr(module.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    with Claims(tmp_path / "c", beat=0.01) as mine:
+        mine.take(0)
+        head = synced[0]
+        waited = time.monotonic() + 30
+        while len(synced) < 4 and time.monotonic() < waited:
+            time.sleep(0.01)
+        assert synced[:4] == [head, head + 1, head + 2, head + 3]
+
+
+def test_a_lease_that_the_file_system_has_lost_is_let_go_in_silence(tmp_path, monkeypatch):
+    """As a network file system says of a file that another host took away."""
+    stale = lambda fd: (_ for _ in ()).throw(OSError(116, "Stale file handle"))
+    with Claims(tmp_path / "c", beat=60) as mine:
+        assert mine.take(0)
+        monkeypatch.setattr(module.os, "fstat", stale)
+        mine.release(0)
+        monkeypatch.undo()
+        assert not mine._held
 
 
 def test_a_holder_says_who_and_where_it_is(tmp_path):

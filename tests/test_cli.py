@@ -112,7 +112,7 @@ BAD = {
     "report of an exact spectrum": (["spectrum", "--landscape", "quadratic", "--report", "x.html"], "add --method slq"),
     "no Lanczos steps": (
         ["spectrum", "--landscape", "quadratic", "--method", "slq", "--lanczos-steps", "0"],
-        "num_steps must be a whole number, at least 1; got 0",
+        "lanczos_steps must be a whole number, at least 1; got 0",
     ),
     "unknown method": (["spectrum", "--method", "kpm"], "kpm"),
     "spectrum of init -1": (["spectrum", "--landscape", "quadratic", "--init", "-1"], "init must be at least 0"),
@@ -465,6 +465,9 @@ def test_every_option_value_survives_the_flags(value):
             },
             (2, 3),
         ),
+        (  # two lost tasks that are submitted again: --array=3,5
+            {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "3"}, (0, 2),
+        ),
         ({"SLURM_ARRAY_TASK_ID": "3"}, (0, 1)),
         ({"JOB_COMPLETION_INDEX": "1", "JOB_COMPLETIONS": "4"}, (1, 4)),
         ({"JOB_COMPLETION_INDEX": "1"}, (0, 1)),
@@ -487,6 +490,18 @@ def test_an_array_job_without_sense_is_refused(monkeypatch):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "4")
     monkeypatch.setenv("JOB_COMPLETIONS", "4")
     with pytest.raises(ValueError, match="--worker takes I/N with 0 <= I < N, such as 0/4; got '4/4'"):
+        flags.parse_worker(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SLURM_ARRAY_TASK_ID", "three"), ("SLURM_ARRAY_TASK_COUNT", "0"), ("SLURM_ARRAY_TASK_STEP", "")],
+)
+def test_a_variable_of_an_array_that_is_no_number_is_named(monkeypatch, name, value):
+    for known in ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"):
+        monkeypatch.setenv(known, "1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"environment variable {name} is '{value}', wanted a whole number"):
         flags.parse_worker(None)
 
 

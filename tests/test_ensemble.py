@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from stored_rows import interrupted, rows, units_done
 
 import hessjax as hj
-from hessjax import Landscape, StoreError, Sweep, lanes, runs
+from hessjax import Landscape, StoreError, Sweep, ensemble, lanes, runs
 from hessjax.ensemble import open_sweep, sweep
 from hessjax.lanes import Lanes
 from hessjax.single import exact
@@ -154,6 +154,31 @@ def test_killed_or_interrupted_in_the_middle_it_resumes_to_the_same_bits(killed_
     assert stamps == {u: (path / "loss" / "c" / str(u) / "0").stat().st_mtime_ns for u in finished}
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_met_within_a_lane_that_takes_hours(tmp_path, sent):
+    """A scheduler waits a minute at most. The unit is dropped, and the device's work is not waited for."""
+    path = tmp_path / "b.zarr"
+    words = ["--landscape", CLOUDS, "--output", str(path), "--num-inits", "4", "--num-steps", "2000000000", "--times"]
+    words += ["2", "--spacing", "linear", "--optimizer", "sgd", "--learning-rate", "1e-3", "--no-progress"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    command = [sys.executable, "-m", "hessjax", "sweep", *words]
+    process = subprocess.Popen(command, cwd=HERE, stderr=subprocess.PIPE, text=True, env=env)
+    signal.signal(signal.SIGINT, before)
+    try:
+        until = time.monotonic() + 120
+        while not path.with_name("b.zarr.claims").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[sent], err
+    assert not path.with_name("b.zarr.claims").exists()
+    assert not Store.open(path).done().any()
+
+
 @pytest.fixture(scope="module")
 def killed_reference(tmp_path_factory):
     return run(config_of(**KILLED, learning_rate=1e-3), tmp_path_factory.mktemp("reference") / "a.zarr")
@@ -252,6 +277,42 @@ def test_how_rows_are_measured_is_recorded_and_resumed(monkeypatch, tmp_path):
     run(config, parts)
     for name in ("eigenvalues", "loss", "negative"):
         assert_array_equal(Store.open(parts).read(name), Store.open(all_of_it).read(name))
+
+
+def test_whoever_finds_a_store_made_meanwhile_measures_as_it_records(monkeypatch, tmp_path):
+    """Tasks of an array begin at once: one that saw no store compiles its own way, and another's store wins."""
+    config, path, here = config_of(num_inits=4, lane_width=2), tmp_path / "a.zarr", []
+    create, run_lane = ensemble.Store.create, Lanes.begin
+
+    def beaten(where, arrays, attributes, **how):
+        return create(where, arrays, {**attributes, "together": 2}, **how)
+
+    def begin(self, first):
+        here.append(self.way.together)
+        return run_lane(self, first)
+
+    monkeypatch.setattr(ensemble.Store, "create", beaten)
+    monkeypatch.setattr(Lanes, "begin", begin)
+    run(config, path)
+    assert set(here) == {2}
+
+
+def test_a_way_that_does_not_fit_here_is_said_and_logged(monkeypatch, tmp_path, capsys):
+    path = run(config_of(), tmp_path / "a.zarr", worker=(0, 2))
+    change = json.loads((path / "zarr.json").read_text())
+    change["attributes"]["together"] = 2
+    (path / "zarr.json").write_text(json.dumps(change))
+    workspace = Lanes._workspace
+    monkeypatch.setattr(Lanes, "_workspace", lambda self: 2**60 if self.way.together > 1 else workspace(self))
+    run(config_of(), path)
+    assert "memory does not suffice for Way(" in capsys.readouterr().err
+    assert [e["together"] for e in Store.open(path).events() if e["event"] == "way"] == [1]
+
+
+def test_a_last_part_shorter_than_a_lane_has_lanes_of_the_whole(tmp_path):
+    same = {"lane_width": 4, "spacing": "linear"}
+    path = run(config_of(num_inits=2, first_init=4, **same), tmp_path / "a.zarr")
+    assert (Store.open(path).read("lane_width") == 4).all()
 
 
 def test_inertia_stores_no_eigenvalues_and_the_same_counts(whole, tmp_path):
@@ -377,11 +438,10 @@ def test_a_place_where_no_store_can_be_is_refused(tmp_path):
 
 
 def test_a_full_disk_in_the_middle_is_one_line_and_the_sweep_resumes(whole, tmp_path, monkeypatch):
-    opened, count = Store._array, []
+    opened = Store._array
 
     def full(self, name):
-        count.append(name)
-        if name == "trace" and count.count("trace") == 3:
+        if name == "trace" and opened(self, "done").read().result().sum() == 2:
             raise OSError(28, "No space left on device")
         return opened(self, name)
 

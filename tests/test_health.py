@@ -6,6 +6,7 @@ import shutil
 import landscape_module_for_tests  # noqa: F401
 import numpy as np
 import pytest
+from stored_rows import rows
 
 import hessjax as hj
 from hessjax import Search, StoreError, Sweep, cli, search, sweep
@@ -55,6 +56,27 @@ def test_what_is_left_takes_as_long_as_the_last_units_say(store):
     found = store_status(store.path)
     assert (found.num_done, found.rate, found.seconds_left) == (6, 1.0, 1.0)
     assert found.outcomes == {"ok": 6}
+
+
+def test_a_night_in_which_nobody_worked_is_not_in_the_rate(store):
+    store.forget(3)
+    said = [("a", 0.0, 0), ("a", 2.0, 1), ("b", 40_000.0, None), ("b", 40_001.0, 2)]
+    lines = [{"event": "start" if u is None else "unit", "run": run, "t": t, "unit": u} for run, t, u in said]
+    store.log_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = store_status(store.path)
+    assert found.rate == 4 / 3
+    assert found.seconds_left == 0.75
+
+
+def test_what_a_store_says_cannot_command_a_terminal(store, capsys):
+    config_with(store, landscape="\x1b[2Jnothing here")
+    store.forget(0)
+    store.claims_path.mkdir()
+    said = {"host": "\x1b]0;title\x07", "pid": 1, "machine": None, "born": None}
+    (store.claims_path / "0.lease").write_text(json.dumps(said) + "\n")
+    assert cli.main(["status", str(store.path)]) == 0
+    assert "\x1b" not in (out := capsys.readouterr().out)
+    assert "?[2Jnothing here" in out
 
 
 def test_holders_halvings_and_diverged_inits_are_told(store, capsys):
@@ -178,6 +200,49 @@ def test_damage_of_the_whole_is_told_and_marks_no_unit(store, name, capsys):
     assert store.done().all()
     assert cli.main(["verify", str(store.path), "--redo"]) == 2
     assert "damaged as a whole" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["negative", "zero", "positive", "lane_width", "status"])
+def test_a_chunk_that_is_gone_is_damage_where_spectra_are_not_kept_too(tmp_path, name):
+    """tensorstore reads a chunk that is not there as the array's fill."""
+    config = Sweep(landscape="quadratic", num_inits=5, num_steps=1, times=2, lane_width=2, measure="inertia")
+    store = Store.open(sweep(config, tmp_path / "i.zarr", progress=False))
+    assert verify(store.path) == []
+    store._chunk(name, 1).unlink()
+    assert [(d.unit, d.array) for d in verify(store.path, redo=True)] == [(1, name)]
+    sweep(config, store.path, progress=False)
+    assert verify(store.path) == []
+
+
+def test_counts_that_do_not_make_the_number_of_params_are_damage(tmp_path):
+    config = Sweep(landscape="quadratic", num_inits=4, num_steps=1, times=2, lane_width=2, measure="inertia")
+    store = Store.open(sweep(config, tmp_path / "i.zarr", progress=False))
+    change(store, "negative", 1, [[1, 2], [2, 2]])
+    [found] = verify(store.path)
+    assert (found.unit, found.array) == (1, "negative")
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["params", "loss", "eigenvalues"])
+def test_a_critical_point_without_its_numbers_is_damage(tmp_path, name):
+    config = Search(landscape="bowl", num_starts=4, starts="random", methods=("newton",), max_steps=60)
+    store = Store.open(search(config, tmp_path / "s.zarr", progress=False))
+    assert (store.read("status") == 0).any()
+    assert verify(store.path) == []
+    store._chunk(name, 0).unlink()
+    assert (0, name) in [(d.unit, d.array) for d in verify(store.path)]
+
+
+@pytest.mark.parametrize("left", [0, 10])
+def test_a_torn_chunk_of_a_short_last_unit_is_done_again(store, whole, left):
+    """Its chunk is read before it is written, as it is not filled."""
+    assert store.span(3) == (6, 7)
+    chunk = store._chunk("loss", 3)
+    chunk.write_bytes(chunk.read_bytes()[:left])
+    assert {d.unit for d in verify(store.path, redo=True)} == {3}
+    sweep(CONFIG, store.path, progress=False)
+    assert verify(store.path) == []
+    assert rows(store.path) == rows(whole)
 
 
 def test_many_lines_of_damage_are_cut(store, monkeypatch, capsys):

@@ -17,6 +17,7 @@ HELPERS = [f"landscapes.{name}" for name in ("architectures", "files", "linear_d
 LANDSCAPES = [f"landscapes.{name}" for name in ("glass", "linear", "networks", "relu", "scalar", "surfaces", "teacher")]
 FINDERS = [f"finders.{name}" for name in ("gradient_norm", "newton", "newton_mr", "saddle_free", "trust_region")]
 LAYERS = [
+    ["sizes"],
     ["arguments", "devices", "free_laws", "programs", "progress", "store", "stored", "taylor", "trees", *DATA],
     [
         "claims",

@@ -1,5 +1,6 @@
 """Parts of a sweep put together are the sweep, bit for bit; what is no part of it is refused."""
 
+import json
 import shutil
 
 import landscape_module_for_tests as user
@@ -94,6 +95,18 @@ def test_a_part_of_another_sweep_is_refused_naming_what_differs(tmp_path, change
     with pytest.raises(StoreError, match=f"are not of one sweep .*({words})"):
         merge(parts, tmp_path / "all.zarr", progress=False)
     assert not (tmp_path / "all.zarr").exists()
+
+
+def test_parts_measured_in_other_ways_are_merged_with_a_word(tmp_path, capsys):
+    """How many inits are measured at a time depends on a machine's cache."""
+    paths = [part(tmp_path, 0, 4, "a"), part(tmp_path, 4, 3, "b")]
+    file = paths[1] / "zarr.json"
+    group = json.loads(file.read_text())
+    group["attributes"]["together"] = 2
+    file.write_text(json.dumps(group))
+    merged = merge(paths, tmp_path / "m.zarr")
+    assert "parts were measured in 2 ways" in capsys.readouterr().err
+    assert [p["together"] for p in Store.open(merged).attributes["parts"]] == [1, 2]
 
 
 def test_a_part_that_ends_within_a_lane_is_refused_before_the_last(tmp_path):

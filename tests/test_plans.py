@@ -56,6 +56,8 @@ def test_a_long_sweep_is_predicted_from_a_few_of_its_steps(tmp_path, monkeypatch
     given = Sweep(**{**config.to_dict(), "times": (0, 1, 1_000_000)})
     assert plan_sweep(given).training_s == pytest.approx(10 * 1000.0)
     assert plan.measuring_s == pytest.approx(10 * 3 * 0.25)
+    early = Sweep(**{**config.to_dict(), "times": (0, 10)})  # a sweep trains no further than it measures
+    assert plan_sweep(early).training_s < 1.0
     assert now[0] < 10
 
 

@@ -65,10 +65,11 @@ def test_a_worker_that_fails_is_named_with_its_last_line(tmp_path, monkeypatch):
 
 
 class Stuck(subprocess.Popen):
-    """A worker that never ends, until it is killed; no process at all."""
+    """A worker that ends when it is killed, or at once when it is asked to, if it listens; no process at all."""
 
-    def __init__(self, *command, **how):
+    def __init__(self, *command, listens=False, **how):
         self.command, self.how, self.killed, self.returncode = command, how, False, None
+        self.listens, self.asked = listens, False
 
     def poll(self):
         return self.returncode
@@ -76,14 +77,20 @@ class Stuck(subprocess.Popen):
     def kill(self):
         self.killed, self.returncode = True, -9
 
+    def terminate(self):
+        self.asked = True
+        self.returncode = 143 if self.listens else None
+
     def wait(self, timeout=None):
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("worker", timeout)
         return self.returncode
 
 
-def test_workers_are_killed_when_the_parent_is_interrupted(tmp_path, monkeypatch):
+def test_workers_are_asked_to_end_and_then_killed_when_the_parent_is_interrupted(tmp_path, monkeypatch):
     arrays = {"loss": Spec(("init", "time"), (4, 1), "float32", {})}
     store = Store.create(tmp_path / "a.zarr", arrays, {}, rows="init", unit=2)
-    workers = [Stuck(), Stuck()]
+    workers = [Stuck(listens=True), Stuck()]
 
     def interrupt(seconds):
         raise KeyboardInterrupt
@@ -92,7 +99,7 @@ def test_workers_are_killed_when_the_parent_is_interrupted(tmp_path, monkeypatch
     monkeypatch.setattr(pool.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pool.run_workers(CONFIG, store, workers=2, memory=None, progress=False)
-    assert [w.killed for w in workers] == [True, True]
+    assert [(w.asked, w.killed) for w in workers] == [(True, False), (True, True)]
 
 
 @pytest.mark.parametrize(("cores", "count", "devices"), [(8, 2, 4), (2, 2, 1), (2, 5, 1)])

@@ -5,7 +5,6 @@ import json
 import shutil
 
 import landscape_module_for_tests  # noqa: F401
-import numpy as np
 import pytest
 
 import hessjax as hj
@@ -135,16 +134,39 @@ def test_arrays_are_numbers_and_never_objects(store):
     assert hj.verify(store.path) != []
 
 
+@pytest.mark.parametrize("named", ["chunks of one row", "keys without c"])
+def test_chunks_that_lie_where_ours_would_not_are_not_written(store, tmp_path, named):
+    """An array's own description says which files its rows are in: a link among those would be written through."""
+    outside, file = tmp_path / "outside", store.path / "loss" / "zarr.json"
+    outside.mkdir()
+    array = json.loads(file.read_text())
+    if named == "chunks of one row":
+        array["chunk_grid"]["configuration"]["chunk_shape"][0] = 1
+        (store.path / "loss" / "c" / "3").symlink_to(outside)
+    else:
+        array["chunk_key_encoding"] = {"name": "v2", "configuration": {"separator": "/"}}
+        (store.path / "loss" / "1").symlink_to(outside)
+    file.write_text(json.dumps(array))
+    with pytest.raises(StoreError, match="'loss' is not laid out as a store's, not written to"):
+        sweep(CONFIG, store.path, progress=False)
+    assert list(outside.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc", "a/../../b"])
 def test_no_array_is_named_by_what_a_store_says(store, tmp_path, name):
-    """Names are those of folders in it, whatever its attributes tell."""
+    """Names are those of folders in it: with a dimension of such a name there is none, and nothing is written."""
+    outside = tmp_path / "in" / "outside"
+    shutil.copytree(store.path / "loss", outside)
+    before = {f: f.read_bytes() for f in outside.rglob("*") if f.is_file()}
     file = store.path / "zarr.json"
     group = json.loads(file.read_text())
     group["attributes"]["hessjax_store"]["rows"] = name
     file.write_text(json.dumps(group))
-    opened = Store.open(store.path)
-    assert all(np.size(opened.read(array)) for array in opened.by_row)
-    assert all("/" not in array and ".." not in array for array in opened.by_row)
+    assert Store.open(store.path).by_row == ()
+    with contextlib.suppress(StoreError):
+        sweep(CONFIG, store.path, progress=False)
+    assert hj.verify(store.path) != []
+    assert before == {f: f.read_bytes() for f in outside.rglob("*") if f.is_file()}
 
 
 def test_a_configuration_file_is_json_and_no_code(tmp_path, capsys):

@@ -68,7 +68,7 @@ def merge(stores: Sequence[str | Path], output: str | Path, *, progress: bool = 
     ways = {tuple(part.store.attributes.get(name) for name in WAY) for part in parts}
     if progress and len(ways) > 1:
         say(
-            f"the parts were measured in {len(ways)} ways, as their machines allowed: a whole would be equal to rounding"
+            f"the parts were measured in {len(ways)} ways, as their machines allowed: alike to rounding, not to the bit"
         )
     _copy(parts, merged, first, progress)
     return output

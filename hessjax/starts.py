@@ -149,6 +149,8 @@ def from_sweep(
 ) -> PyTree:
     """Points of a sweep's trainings, uniform in loss over its finished rows; trained again, as stores hold no params.
 
+    Starts depend on the rows that are there: finish the sweep before a search that may have to be gone on with.
+
     Args:
       path: folder of a sweep's store, of a named landscape.
       key: of the levels and the noise.

@@ -254,7 +254,7 @@ class Store:
         return Spec(tuple(array.domain.labels), tuple(array.shape), array.dtype.name, attrs, fill=fill)
 
     def log(self, **event: Any) -> None:
-        """Appends one line to the log beside the store; one write, so concurrent workers' lines do not mix."""
+        """Appends one line to the log beside the store, in one write: on a local disk lines do not mix."""
         with _explain(self.log_path), open(self.log_path, "a", opener=_itself) as f:
             f.write(json.dumps(event) + "\n")
 

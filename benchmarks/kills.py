@@ -1,11 +1,13 @@
 """Claim: of 100 workers killed at random moments, two at a time on one store, none loses, tears or doubles a unit: every store ends bit for bit as an uninterrupted run.
 
 Two processes of `hessjax sweep` on one store, told nothing of each other. A random time after one of them has taken a
-unit, one that holds one (or, where it has just let go, either) gets SIGKILL and is started again, until 100 have been killed; a store that is finished meanwhile is compared and a new one begun. At each kill
-the store is read whole (`hj.verify`): checksums, missing rows, numbers that contradict each other.
+unit, one that holds one (or, where it has just let go, either) gets SIGKILL and is started again, until 100 have been
+killed; a store that is finished meanwhile is compared and a new one begun. At each kill the store is read whole
+(`hj.verify`): checksums, missing rows, numbers that contradict each other.
 
-Error: arrays of finished stores that differ in any bit from those of one uninterrupted process. `damaged` are units that a
-store said were done and that were not sound, at any kill; `unfinished` kills left leases, mostly of units that were not done; `again` are units whose log tells of more than one process, which costs time and nothing else.
+Error: arrays of finished stores that differ in any bit from those of one uninterrupted process. `damaged` are units
+that a store said were done and that were not sound, at any kill; `unfinished` kills left leases, mostly of units that
+were not done; `again` are units whose log tells of more than one process, which costs time and nothing else.
 
 No rival: plain scripts that save after each batch have no second worker, and PyHessian's and the others' results are lost.
 """  # noqa: E501 -- the claim is one line

@@ -38,7 +38,8 @@ class Sweep(Stored):
       times: how many measurements, first at step 0 and last at num_steps; or the steps themselves.
       spacing: of the times: evenly in the median loss of a 32-init pilot, in log steps, or in steps.
       measure: all eigenvalues and their counts (spectrum), the counts alone (inertia), or estimates of the counts, the
-        trace and the density from Hessian-vector products, for nets too large for a matrix (slq).
+        trace and the density from Hessian-vector products, for nets too large for a matrix (slq): with standard errors,
+        and how many eigenvalues the steps leave unresolved.
       tol: eigenvalues within tol ||H|| count as zero; ||H|| is the largest absolute row sum
         (where spectra are estimated, the largest |Ritz value|).
       dtype: of params, data and spectra.

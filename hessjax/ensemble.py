@@ -94,6 +94,9 @@ def sweep(
         run_workers(config, store, workers=workers, memory=lanes.memory, progress=progress)
         return store.path
     compiled(lanes, store.read("step").tolist(), store)
+    if (others := _other_devices(store)) and progress:
+        bits = "alike to rounding, not to the bit"
+        say(f"{config.landscape_name}: begun on {others} devices, going on with {jax.local_device_count()}: {bits}")
     if lanes.way != (wanted := _recorded_way(store)):
         say(
             f"{config.landscape_name}: memory does not suffice for {wanted}; measured as {lanes.way}, equal to rounding"
@@ -191,6 +194,16 @@ def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) 
     store = Store.open(path)
     runs.refuse_another(store, identity)
     return store
+
+
+def _other_devices(store: Store) -> int | None:
+    """How many devices a store's rows were computed on, if they were not as many as here."""
+    for event in store.events():
+        known = event.get("device") if event.get("event") == "start" else None
+        count = known.get("num_devices") if isinstance(known, dict) else None
+        if isinstance(count, int) and count != jax.local_device_count():
+            return count
+    return None
 
 
 def compiled(lanes: Lanes, steps: list[int], store: Store | None) -> None:

@@ -15,7 +15,7 @@ from hessjax.curvature import Hessian
 from hessjax.estimates import mean as probe_mean
 from hessjax.krylov import tridiagonals
 from hessjax.landscapes.base import Landscape
-from hessjax.negative import bounds
+from hessjax.negative import Fraction, bounds
 from hessjax.objective import mean_loss
 from hessjax.quadrature import gauss
 from hessjax.signature import by_values, with_ends
@@ -98,15 +98,16 @@ def estimate(
       chunk: rows per pass.
 
     Returns:
-      `negative`, `positive`: what is surely beyond the threshold, in eigenvalues, `zero` the rest; `count_error`: one
-      standard error of either over probes; `nodes`, `weights`: the quadrature [probes, steps] of the density;
+      `negative`, `positive`: what the probes' Gauss rules have beyond the threshold, in eigenvalues, `zero` the rest;
+      `count_error`: one standard error of either over probes; `unresolved`: how far either may be off beside, as so
+      many steps bound what is beyond the threshold; `nodes`, `weights`: the quadrature [probes, steps] of the density;
       `trace` and `trace_error`; the smallest and largest Ritz values; the rest as of `measure`.
 
     Example:
       >>> from hessjax.landscapes import get
       >>> land = get("quadratic", eigenvalues=(-1.0, 2.0, 2.0, 2.0))
       >>> row = estimate(land, jnp.ones(4), jax.random.key(0), tol=1e-5, num_probes=40)
-      >>> abs(int(row["negative"]) - 1) <= 3 * float(row["count_error"]) + 0.5
+      >>> abs(int(row["negative"]) - 1) <= 3 * float(row["count_error"]) + float(row["unresolved"]) + 0.5
       True
 
     References: `slq`, `negative_fraction`.
@@ -117,10 +118,11 @@ def estimate(
     quadrature, below = gauss(t, op, num_steps), bounds(t, op, tol)
     above = bounds(t._replace(alphas=-t.alphas), op, tol)
     nodes = jnp.where(jnp.isfinite(loss), quadrature.nodes, jnp.nan)
-    mean, trace_error = probe_mean(jnp.sum(jnp.where(quadrature.weights > 0, nodes * quadrature.weights, 0), axis=1))
+    weights, bound, probe_sum = quadrature.weights, below.threshold, lambda x: probe_mean(jnp.sum(x, axis=1))
+    mean, trace_error = probe_sum(jnp.where(weights > 0, nodes * weights, 0))
+    shares = [probe_sum(jnp.where(where, weights, 0)) for where in (nodes < -bound, nodes > bound)]
     finite = jnp.all(jnp.isfinite(nodes))
-    count = lambda share: jnp.where(finite, jnp.round(op.size * share), 0).astype(jnp.int32)
-    negative, positive = count(below.value), count(above.value)
+    negative, positive = (jnp.where(finite, jnp.round(op.size * x), 0).astype(jnp.int32) for x, _ in shares)
     row = {
         **_at(land, params, loss, grad, finite),
         "negative": negative,
@@ -128,7 +130,8 @@ def estimate(
         "zero": jnp.where(finite, op.size - negative - positive, 0).astype(jnp.int32),
         "certified": jnp.zeros((), bool),
         "threshold": below.threshold,
-        "count_error": op.size * jnp.maximum(below.std_error, above.std_error),
+        "count_error": op.size * jnp.maximum(shares[0][1], shares[1][1]),
+        "unresolved": op.size * jnp.maximum(_doubt(below, shares[0][0]), _doubt(above, shares[1][0])),
         "trace": jnp.where(finite, op.size * mean, jnp.nan),
         "trace_error": op.size * trace_error,
         "min_eigenvalue": jnp.min(nodes),
@@ -137,6 +140,12 @@ def estimate(
         "weights": quadrature.weights,
     }
     return _in_dtype(row, trees.scalar_dtype(params))
+
+
+def _doubt(bounds: Fraction, share: Array) -> Array:
+    """How far the bounds of a share are from it."""
+    low, high = bounds.value, bounds.value + bounds.unresolved
+    return jnp.maximum(jnp.maximum(share - low, high - share), 0)
 
 
 def _at(land: Landscape, params: PyTree, loss: Array, grad: PyTree, finite: Array) -> dict[str, Array]:

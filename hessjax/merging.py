@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,8 +71,23 @@ def merge(stores: Sequence[str | Path], output: str | Path, *, progress: bool = 
         say(
             f"the parts were measured in {len(ways)} ways, as their machines allowed: alike to rounding, not to the bit"
         )
+    covered = sorted((part.first, part.stop) for part in parts)
+    holes = [f"{a} to {b - 1}" for (_, a), (b, _) in itertools.pairwise(_joined(covered))]
+    if progress and holes:
+        say(f"no part has inits {', '.join(holes)}: they are left to do")
     _copy(parts, merged, first, progress)
     return output
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ascending ranges, those that touch as one."""
+    found = [ranges[0]]
+    for start, stop in ranges[1:]:
+        if start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], stop))
+        else:
+            found.append((start, stop))
+    return found
 
 
 class _Part:

@@ -35,8 +35,16 @@ PER_TIME: dict[str, tuple[str | None, str, str]] = {
     "status": ("int8", "what became of the init: " + ", ".join(f"{i} {s}" for i, s in enumerate(STATUSES)), "1"),
 }
 
-# Beside these, where spectra are estimated.
+# Beside and instead of these, where spectra are estimated.
 ESTIMATED: dict[str, tuple[str | None, str, str]] = {
+    "negative": ("int32", "eigenvalues below -threshold, estimated", "1"),
+    "zero": ("int32", "eigenvalues within the threshold, estimated", "1"),
+    "positive": ("int32", "eigenvalues above the threshold, estimated", "1"),
+    "certified": ("bool", "never: counts are estimated", "1"),
+    "threshold": (None, "absolute threshold, tol times the largest |Ritz value|", CURVATURE),
+    "min_eigenvalue": (None, "smallest Ritz value", CURVATURE),
+    "max_eigenvalue": (None, "largest Ritz value", CURVATURE),
+    "unresolved": (None, "eigenvalues that the Lanczos steps leave on either side of the threshold", "1"),
     "count_error": (None, "standard error over probes of the counts, in eigenvalues", "1"),
     "trace_error": (None, "standard error over probes of the trace", CURVATURE),
 }

@@ -81,7 +81,7 @@ def report(
     if isinstance(store_or_result, tuple) and hasattr(store_or_result, "outliers"):
         found: dict[str, Any] = {"density": panels.estimated(store_or_result)}
         parts, save = _spectrum_parts(store_or_result, found, facts or {}), plot.save
-    elif "finder" in (ds := _dataset(store_or_result).compute()).dims:
+    elif "finder" in (ds := _loaded(_dataset(store_or_result), store_or_result)).dims:
         found = search_panels(ds)
         parts, save = _search_parts(ds), plot.save
     else:
@@ -120,6 +120,17 @@ def _dataset(store_or_result: Any) -> xr.Dataset:
             f"report wants a sweep's path or the Dataset of open_sweep, got {got}; or hj.spectrum's result."
         )
     return store_or_result
+
+
+def _loaded(ds: xr.Dataset, source: Any) -> xr.Dataset:
+    try:
+        return ds.compute()
+    except (ValueError, RuntimeError, OSError) as error:  # what zarr says of a torn chunk has no name of it
+        where = f"the store {str(source)!r}" if isinstance(source, str | os.PathLike) else "the Dataset"
+        raise StoreError(
+            f"{where} cannot be read, {str(error).splitlines()[0]}; hessjax verify says where, and with --redo what is "
+            "damaged is done again."
+        ) from error
 
 
 def _is_search(path: str | Path) -> bool:

@@ -79,7 +79,9 @@ class Verify:
         units = {damage.unit for damage in found}
         if not found:
             store = Store.open(self.store)
-            print(f"sound: {int(store.done().sum())} of {store.num_units} units are done, and nothing in them is wrong")
+            done = int(store.done().sum())
+            word = "sound" if done == store.num_units else "sound, not complete"
+            print(f"{word}: {done} of {store.num_units} units are done, and nothing in them is wrong")
         elif None in units:
             raise UsageError(f"the store {str(self.store)!r} is damaged as a whole; it has to be made again.")
         elif self.redo:

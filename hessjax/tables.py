@@ -42,7 +42,10 @@ SHORT = {
     "negative": "negative",
     "zero": "zero",
     "positive": "positive",
+    "count_error": "error of counts",
+    "unresolved": "unresolved",
     "trace": "trace",
+    "trace_error": "error of trace",
     "min_eigenvalue": "smallest λ",
     "max_eigenvalue": "largest λ",
 }
@@ -192,7 +195,8 @@ def per_time(ds: xr.Dataset) -> list[dict]:
         if name not in ("certified", "status")
     }
     lost = (done(ds)[:, None] & ~keep).sum(0)
-    certified = by_row(ds, "certified").astype(bool) if "certified" in ds else None
+    exact = "certified" in ds and "unresolved" not in ds
+    certified = by_row(ds, "certified").astype(bool) if exact else None
     records = []
     for t, step in enumerate(ds["step"].values):
         share = float(certified[keep[:, t], t].mean()) if certified is not None and keep[:, t].any() else None
@@ -218,6 +222,9 @@ def note(ds: xr.Dataset) -> str:
     lost = ~keep & finished[:, None]
     if lost.any():
         text += f"; {_count('row', int(lost.sum()))} of {_count('init', int(lost.any(1).sum()))} left out (not finite)"
+    if "unresolved" in ds and keep.any():
+        share = lambda name: number(100 * np.median(by_row(ds, name)[keep]) / num_params(ds), 2)
+        text += f"; counts estimated, median error {share('count_error')} %, {share('unresolved')} % unresolved"
     return text
 
 

@@ -309,6 +309,15 @@ def test_a_way_that_does_not_fit_here_is_said_and_logged(monkeypatch, tmp_path, 
     assert [e["together"] for e in Store.open(path).events() if e["event"] == "way"] == [1]
 
 
+def test_another_number_of_devices_is_said(tmp_path, capsys):
+    """Their share of a lane decides the last bits, and nothing in the rows shows it."""
+    path = run(config_of(), tmp_path / "a.zarr", worker=(0, 2))
+    log = Store.open(path).log_path
+    log.write_text(log.read_text().replace('"num_devices": 8', '"num_devices": 2'))
+    run(config_of(), path, progress=True)
+    assert "clouds: begun on 2 devices, going on with 8: alike to rounding, not to the bit" in capsys.readouterr().err
+
+
 def test_a_last_part_shorter_than_a_lane_has_lanes_of_the_whole(tmp_path):
     same = {"lane_width": 4, "spacing": "linear"}
     path = run(config_of(num_inits=2, first_init=4, **same), tmp_path / "a.zarr")

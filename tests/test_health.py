@@ -245,6 +245,20 @@ def test_a_torn_chunk_of_a_short_last_unit_is_done_again(store, whole, left):
     assert rows(store.path) == rows(whole)
 
 
+def test_a_store_that_is_not_complete_is_not_called_sound_alone(store, capsys):
+    store.forget(1)
+    assert cli.main(["verify", str(store.path)]) == 0
+    assert capsys.readouterr().out == "sound, not complete: 3 of 4 units are done, and nothing in them is wrong\n"
+
+
+def test_a_report_of_a_torn_store_is_one_line_that_says_what_to_do(store, capsys):
+    torn(store)
+    assert cli.main(["report", str(store.path)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "hessjax verify says where" in err
+
+
 def test_many_lines_of_damage_are_cut(store, monkeypatch, capsys):
     from hessjax import health
 

@@ -472,11 +472,31 @@ def test_estimated_rows_agree_with_exact_ones_within_their_errors():
     assert_allclose(est["max_eigenvalue"], true["max_eigenvalue"], rtol=1e-4)
     assert (np.abs(est["trace"] - true["trace"]) < 4 * est["trace_error"] + 1e-4).all()
     for name in ("negative", "positive"):
-        assert (np.abs(est[name] - true[name]) <= 4 * est["count_error"] + 0.5).all()  # half an eigenvalue of rounding
+        doubt = 4 * est["count_error"] + est["unresolved"] + 0.5  # half an eigenvalue of rounding
+        assert (np.abs(est[name] - true[name]) <= doubt).all()
+    assert (est["unresolved"] < 1e-2).all()  # the steps span the space
     assert (est["negative"] + est["zero"] + est["positive"] == 8).all()
     assert not est["certified"].any()
     assert est["nodes"].shape == est["weights"].shape == (4, 2, 40, 64)
     assert_allclose(est["weights"].sum(-1), 1, rtol=1e-5)
+
+
+def test_what_few_steps_do_not_resolve_is_told_of_a_net():
+    """714 parameters at 24 steps: counts lie within errors and what is unresolved, and are better than those bounds."""
+    given = {"widths": (16, 16), "rows": 64}
+    config = Sweep(landscape="digits-mlp", options=given, num_inits=4, num_steps=40, times=2, lane_width=4)
+    both = []
+    for measured in ("slq", "spectrum"):
+        one = Lanes(dataclasses.replace(config, measure=measured, lanczos_steps=24), resolve(config))
+        one.compile([0, 40])
+        both.append(one.run(0))
+    est, values = both[0], both[1]["eigenvalues"].astype(float)
+    bound = est["threshold"].astype(float)[..., None]
+    for name, where in (("negative", values < -bound), ("positive", values > bound)):
+        off = np.abs(est[name] - where.sum(-1))
+        assert (off <= 4 * est["count_error"] + est["unresolved"] + 0.5).all()
+        assert (off < 0.5 * est["unresolved"]).all()
+    assert (est["unresolved"] > 10).all()
 
 
 def test_probes_are_the_inits_own_and_the_same_at_all_its_times():

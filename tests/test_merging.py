@@ -109,6 +109,11 @@ def test_parts_measured_in_other_ways_are_merged_with_a_word(tmp_path, capsys):
     assert [p["together"] for p in Store.open(merged).attributes["parts"]] == [1, 2]
 
 
+def test_inits_that_no_part_has_are_named(tmp_path, capsys):
+    merge([part(tmp_path, 0, 2), part(tmp_path, 6, 2), part(tmp_path, 2, 2)], tmp_path / "m.zarr")
+    assert "no part has inits 4 to 5: they are left to do" in capsys.readouterr().err
+
+
 def test_a_part_that_ends_within_a_lane_is_refused_before_the_last(tmp_path):
     parts = [part(tmp_path, 0, 3), part(tmp_path, 4, 4)]
     with pytest.raises(ValueError, match=r"ends at init 3, within a lane of 2, and is not the last part"):

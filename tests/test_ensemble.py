@@ -154,6 +154,7 @@ def test_killed_or_interrupted_in_the_middle_it_resumes_to_the_same_bits(killed_
     assert stamps == {u: (path / "loss" / "c" / str(u) / "0").stat().st_mtime_ns for u in finished}
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="dispatch waits: signals are met at a lane's end")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_met_within_a_lane_that_takes_hours(tmp_path, sent):
     """A scheduler waits a minute at most. The unit is dropped, and the device's work is not waited for."""

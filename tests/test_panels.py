@@ -34,7 +34,7 @@ def test_the_points_are_the_usable_rows_and_no_others(ds):
     assert_array_equal(panels.index(ds, sign="positive").y, [ds.positive.values[r] / 40 for r in expected])
     assert_array_equal(panels.gradient(ds).y, [ds.grad_norm.values[r] for r in expected])
     for name, text in panels.HOVER.items():
-        column = ds[name].values if name not in ("init", "step") else None
+        column = ds[name].values if name in ds and name not in ("init", "step") else None
         if column is not None:
             assert_array_equal(found.columns[text], [column[r] for r in expected])
     assert_array_equal(found.columns["step"], [ds.step.values[t] for _, t in expected])

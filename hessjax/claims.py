@@ -151,8 +151,10 @@ class Claims:
         except FileNotFoundError:
             return False  # let go in between: to be had at the next try
         except OSError:  # another user's, or nothing of ours: alive for as long as it grows
-            with contextlib.suppress(OSError):
+            try:
                 lease = _Lease(b"", os.lstat(path).st_size)
+            except OSError:
+                return False
         if _alive(lease.head) is False:
             return True
         now, (before, since) = time.monotonic(), self._seen.get(path, (None, 0.0))
@@ -163,9 +165,11 @@ class Claims:
 
     def _beat(self) -> None:
         while not self._ended.wait(self.beat):
-            with self._lock:  # copies, as a slow file system must not keep units from being taken and let go
-                copies = [os.dup(descriptor) for descriptor in self._held.values()]
-            for descriptor in copies:
+            copies = []
+            with self._lock, contextlib.suppress(OSError):  # no more files may be open: some beat, the others next time
+                for descriptor in self._held.values():
+                    copies.append(os.dup(descriptor))
+            for descriptor in copies:  # outside, as a slow file system must not keep units from being taken and let go
                 with contextlib.suppress(OSError):  # a full disk: others may do the unit too
                     _written(descriptor, b".")
                 os.close(descriptor)

@@ -74,7 +74,7 @@ def sweep(
     """
     check_is(Sweep, config)
     runs.check_shares(unit, worker, "init")
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    if not runs.is_whole(workers) or workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers!r}; it is a whole number.")
     if workers > 1 and worker[1] > 1:
         raise ValueError(f"give workers= (local processes) or worker= (this process's share), not both: {worker}.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_shares",
     "circumstances",
+    "is_whole",
     "log",
     "opened",
     "refuse_another",
@@ -78,16 +79,26 @@ def units_of(store: Store, worker: tuple[int, int]) -> list[int]:
     return [u for u in np.flatnonzero(~store.done()).tolist() if u % count == index]
 
 
+def is_whole(x: Any) -> bool:
+    """Whether it is a whole number, Python's or NumPy's.
+
+    Example:
+      >>> is_whole(np.int64(3)), is_whole(True), is_whole(3.0)
+      (True, False, False)
+    """
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
 def check_shares(unit: Any, worker: Any, what: str) -> None:
     """Refuses units and workers that there cannot be.
 
     Raises:
       ValueError: unit below 1, or worker not (i, n) with 0 <= i < n.
     """
-    whole = isinstance(worker, tuple | list) and len(worker) == 2 and all(type(x) is int for x in worker)
-    if not whole or not 0 <= worker[0] < worker[1]:
+    pair = isinstance(worker, tuple | list) and len(worker) == 2 and all(map(is_whole, worker))
+    if not pair or not 0 <= worker[0] < worker[1]:
         raise ValueError(f"worker must be (i, n) with 0 <= i < n, got {worker!r}; they are whole numbers.")
-    if unit is not None and (type(unit) is not int or unit < 1):
+    if unit is not None and (not is_whole(unit) or unit < 1):
         raise ValueError(f"unit must be at least 1 {what}, got {unit!r}; it is a whole number.")
 
 

@@ -218,6 +218,19 @@ def _refuse(path):
     raise PermissionError(path)
 
 
+def test_a_lease_that_is_gone_before_it_can_be_looked_at_is_to_be_had_next_time(tmp_path, monkeypatch):
+    (tmp_path / "0.lease").write_bytes(b"")
+
+    def refuse(path):
+        path.unlink()
+        raise PermissionError(path)
+
+    monkeypatch.setattr(module, "_read", refuse)
+    with Claims(tmp_path) as mine:
+        assert not mine.take(0)
+        assert mine.take(0)
+
+
 def test_leases_and_beats_reach_the_disk_at_once(tmp_path, monkeypatch):
     """A network file system shows others what is written when it is synced, or half a minute later."""
     synced = []

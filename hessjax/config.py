@@ -46,7 +46,8 @@ class Sweep(Stored):
       lanczos_steps: where spectra are estimated, Lanczos steps of each probe.
       num_probes: where spectra are estimated, random probes of each init, the same at all its times.
       chunk: rows per pass of a Hessian-vector product; None takes all at once.
-      lane_width: inits per compiled program; part of what makes a run repeatable to the bit.
+      lane_width: most inits per compiled program (four or fewer lanes are made equally wide); part of what makes a run
+        repeatable to the bit.
 
     Raises:
       ValueError: a field out of range; the message names it, the value and what is wanted.
@@ -77,7 +78,7 @@ class Sweep(Stored):
     lanczos_steps: int = 64
     num_probes: int = 8
     chunk: int | None = None
-    lane_width: int = 32
+    lane_width: int = 64
 
     def __post_init__(self):
         whole = {"num_inits": 1, "first_init": 0, "num_steps": 0, "seed": 0, "lane_width": 1}

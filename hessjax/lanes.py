@@ -38,6 +38,7 @@ from hessjax.train import Trainer, TrainState, make_optimizer
 __all__ = ["Lanes", "Way", "resolve"]
 
 MANY = 4000  # measurements of a sweep that are worth a second compilation
+FEW = 4  # lanes, of which an empty place is a noticeable share
 PILOT = 32  # inits whose median loss places the times
 
 
@@ -89,6 +90,14 @@ class Way(NamedTuple):
     together: int = 1
 
 
+def _width(config: Sweep) -> int:
+    """Inits of a lane: of few lanes all are equally wide, as places of the last one that are left empty cost time."""
+    count = -(-config.num_inits // config.lane_width)
+    if config.first_init or count > FEW:  # the last part of a larger study has lanes as wide as all of it
+        return config.lane_width
+    return -(-config.num_inits // count)
+
+
 class Lanes:
     """The compiled programs of one sweep; made once, then `run(first)` for each lane.
 
@@ -96,13 +105,12 @@ class Lanes:
       config: the sweep.
       land: what `resolve` made of its landscape.
       memory: bytes the measuring program may take; None: half of what is available.
-      width: inits of a lane; None: the configuration's lane width.
+      width: inits of a lane; None: the configuration's lane width, or the even width of a few lanes.
     """
 
     def __init__(self, config: Sweep, land: Landscape, memory: int | None = None, width: int | None = None):
         self.config, self.landscape = config, land
-        # The last part of a larger study has lanes as wide as all of it.
-        self.width = width or (config.lane_width if config.first_init else min(config.lane_width, config.num_inits))
+        self.width = width or _width(config)
         self.mesh = lane_mesh(self.width)
         self.memory = memory or measuring_bytes(self.mesh.size)
         self._padded = -(-self.width // self.mesh.size) * self.mesh.size  # the same share for every device

@@ -186,7 +186,7 @@ BAD = {
     ),
     "plot: a word": (lambda t: hj.plot.spectrum("a"), "'a'"),
     "Sweep: dtype": (lambda t: hj.Sweep(dtype="bfloat16"), "dtype must be one of float32, float64; got 'bfloat16'"),
-    "Sweep: first init": (lambda t: hj.Sweep(first_init=5), "first_init must be a multiple of lane_width=32; got 5"),
+    "Sweep: first init": (lambda t: hj.Sweep(first_init=5), "first_init must be a multiple of lane_width=64; got 5"),
     "Search: methods": (lambda t: hj.Search(methods=("newtn",)), r"methods must be one or more of .*got \('newtn',\)"),
     "sweep: no configuration": (lambda t: hj.sweep({"num_inits": 3}, t), r"config is dict, wanted hj\.Sweep\(\.\.\.\)"),
     "sweep: a search": (lambda t: hj.sweep(hj.Search(), t), r"config is Search, wanted hj\.Sweep\(\.\.\.\)"),

@@ -51,7 +51,7 @@ WANTED = {
     **dict.fromkeys(("num_inits", "lane_width", "batch_size", "chunk", "lanczos_steps", "num_probes"), "at least 1"),
     **dict.fromkeys(("num_steps", "seed"), "at least 0|at most 4294967295"),
     "learning_rate": "finite number above 0",
-    "first_init": "at least 0|multiple of lane_width=32|first_init \\+ num_inits",
+    "first_init": "at least 0|multiple of lane_width=64|first_init \\+ num_inits",
     "tol": "finite number of at least 0",
     "schedule": "constant, cosine, linear",
     "spacing": "loss, log, linear",

@@ -141,16 +141,32 @@ def test_lbfgs_reaches_the_minimum_of_a_bowl():
 
 
 def test_past_the_last_init_a_lane_repeats_it():
-    lanes = lanes_of(num_inits=5, lane_width=4)
-    last = run(lanes, [0], first=4)
+    lanes = lanes_of(num_inits=21, lane_width=4)
+    last = run(lanes, [0], first=20)
     for name, value in last.items():
         assert_array_equal(value[1:], np.repeat(value[:1], 3, axis=0), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "width"),
+    [
+        ({"num_inits": 100, "lane_width": 64}, 50),
+        ({"num_inits": 256, "lane_width": 64}, 64),
+        ({"num_inits": 257, "lane_width": 64}, 64),  # more than four lanes
+        ({"num_inits": 3, "lane_width": 64}, 3),
+        ({"num_inits": 5, "lane_width": 4}, 3),
+        ({"num_inits": 5, "lane_width": 4, "first_init": 4}, 4),  # a part of a larger study
+    ],
+)
+def test_few_lanes_are_equally_wide(given, width):
+    config = Sweep(landscape="quadratic", num_steps=1, times=2, **given)
+    assert Lanes(config, resolve(config)).width == width
 
 
 def test_a_width_that_devices_do_not_divide_uses_them_and_keeps_its_inits():
     odd = lanes_of(num_inits=11, lane_width=11)
     assert odd.mesh.size == 6  # two inits each, as with all eight
-    rows, even = run(odd, [0]), run(lanes_of(num_inits=11, lane_width=8), [0])
+    rows, even = run(odd, [0]), run(lanes_of(num_inits=88, lane_width=8), [0])
     assert_array_equal(rows["loss"][:8], even["loss"])
     assert {value.shape[0] for value in rows.values()} == {11}
 
@@ -454,7 +470,7 @@ def test_identity_tells_data_and_loss_apart_and_is_plain():
 
 def estimated_and_exact(**given):
     """Rows of a sweep by products alone, and by the matrix."""
-    config = Sweep(landscape="quadratic", num_inits=6, num_steps=4, times=2, lane_width=4, **given)
+    config = Sweep(landscape="quadratic", num_inits=8, num_steps=4, times=2, lane_width=4, **given)
     both = []
     for measured in ("slq", "spectrum"):
         one = Lanes(dataclasses.replace(config, measure=measured), resolve(config))

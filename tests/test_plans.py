@@ -82,8 +82,8 @@ def test_the_command_prints_a_plan_and_makes_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     for line in (
         "parameters    6",
-        "inits         100 to do of 100, 32 at a time",
-        "units         4 of 32 inits",
+        "inits         100 to do of 100, 50 at a time",
+        "units         2 of 50 inits",
         "time ",
         "disk ",
     ):

@@ -49,7 +49,7 @@ SPECTRUM = "largest |eigenvalue - float64's| / largest |eigenvalue|"
 def run() -> list[dict[str, Any]]:
     """Rows: numbers of inits, of devices, of workers; a lane, the same stored, and plain JAX."""
     smoke = bool(os.environ.get("HESSJAX_SMOKE"))
-    many, few = ((20, 40), 40) if smoke else ((100, 1000, 10_000, 100_000), 2000)
+    many, few = ((20, 80), 80) if smoke else ((100, 1000, 10_000, 100_000), 2000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = [_command(f"inits {count}", config(count, smoke), folder, None) for count in many]

@@ -143,7 +143,7 @@ def test_a_lane_alone_stored_and_in_plain_jax_is_as_exact(toy):
 
 
 def test_a_command_of_a_claim_says_what_it_took(toy, tmp_path):
-    row = sweeps._command("workers 2", sweeps.config(40, smoke=True), tmp_path, None, workers=2)
+    row = sweeps._command("workers 2", sweeps.config(80, smoke=True), tmp_path, None, workers=2)
     assert row["units"] == 2
     assert row["peak_bytes"] > 2**20
     assert row["ms_per_init"] > 0

@@ -34,13 +34,13 @@ from hessjax import rows, trees
 
 __all__ = ["Adapted", "linen", "nnx", "per_example", "scalar"]
 
-POLICIES = ("frozen", "batch")
+POLICIES = ("frozen", "batch", "params")
 RANDOM = (
     "the module draws random numbers and has no key: pass dropout=key (one for the whole batch) or dropout='rows' "
     "(inputs = (inputs, keys)), or switch them off (deterministic=True or train=False, as its __call__ has it)."
 )
 WRITTEN = (
-    "statistics='frozen', but the module updates its variables: have it use running averages "
+    "statistics='{}', but the module updates its variables: have it use running averages "
     "(use_running_average=True or train=False, as its __call__ has it), or pass statistics='batch'; frozen statistics "
     "with dropout on need a flag for each."
 )
@@ -75,7 +75,8 @@ def linen(
       variables: what `module.init` returned, or a training state's: the collection "params", and others.
       statistics: "frozen": every other collection (batch_stats) is constant and nothing is written, so the loss may be
         per example. "batch": they are computed from the rows given and thrown away. That couples the rows: the loss
-        must be a scalar, without `chunk`; in the per-example form `hj.check_operator` refuses it.
+        must be a scalar, without `chunk`; in the per-example form `hj.check_operator` refuses it. "params": they are
+        among the params, by collection, and move with them along a line from one solution to another.
       dropout: None: no random numbers. A key: one mask for the whole batch, the same at every call; it depends on which
         rows come together, so the loss must be a scalar, as above. "rows": the model takes `inputs = (inputs, keys)`,
         one key a row, and runs each row as a batch of one; per example, so any `chunk` is right.
@@ -112,9 +113,10 @@ def linen(
             f"variables has no collection 'params', got {got}; pass what module.init returned, or {{'params': params}}."
         )
     _check_policies(statistics, dropout)
-    constants = flax_linen.meta.unbox({name: _plain(tree) for name, tree in variables.items() if name != "params"})
-    model = _Model(_run_linen, module, jax.tree.map(_fixed, constants), statistics, dropout, call)
-    return Adapted(model, flax_linen.meta.unbox(_plain(variables["params"])))
+    constants = flax_linen.meta.unbox(_plain(variables))
+    params = constants if statistics == "params" else constants.pop("params")
+    constants = {} if statistics == "params" else jax.tree.map(_fixed, constants)
+    return Adapted(_Model(_run_linen, module, constants, statistics, dropout, call), params)
 
 
 def nnx(module: Any, *, statistics: str = "frozen", dropout: Any = None, wrt: Any = None, **call: Any) -> Adapted:
@@ -126,7 +128,7 @@ def nnx(module: Any, *, statistics: str = "frozen", dropout: Any = None, wrt: An
 
     Args:
       module: a `flax.nnx.Module` whose `__call__` takes the inputs as its one positional argument, a pytree.
-      statistics: "frozen" or "batch", as for `linen`; its statistics are the `nnx.BatchStat` variables.
+      statistics: as for `linen`; a module's are its `nnx.BatchStat` variables, beside the others with "params".
       dropout: None: off; a module that draws all the same draws from its own streams as they stand, the same numbers at
         every call. A key, or "rows": on, as for `linen`; each random stream of the module gets a key of its own,
         derived from the one given, and starts at its first draw.
@@ -157,9 +159,10 @@ def nnx(module: Any, *, statistics: str = "frozen", dropout: Any = None, wrt: An
     _check_module(module, "nnx")
     _check_policies(statistics, dropout)
     copy = flax_nnx.clone(module)
-    modes = {"use_running_average": statistics == "frozen", "deterministic": dropout is None}
+    modes = {"use_running_average": statistics != "batch", "deterministic": dropout is None}
     copy.set_attributes(**modes, raise_if_not_found=False)
     wanted = flax_nnx.Param if wrt is None else wrt
+    wanted = (wanted, flax_nnx.BatchStat) if statistics == "params" else wanted
     fixed = (flax_nnx.BatchStat, flax_nnx.RngKey, flax_nnx.RngCount, ...)
     graph, params, *constants = flax_nnx.split(copy, wanted, *fixed)
     if not jax.tree.leaves(params):
@@ -275,19 +278,19 @@ def _run_linen(model: _Model, params: PyTree, inputs: PyTree, key: Array | None)
     # Streams that are not dropout's are served from "params", which applying a module leaves unused.
     rngs = {} if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
     mutable = DenyList("params") if model.statistics == "batch" else False
-    variables = {**model.constants, "params": params}
+    variables = params if model.statistics == "params" else {**model.constants, "params": params}
     apply = lambda rngs: model.definition.apply(variables, inputs, rngs=rngs, mutable=mutable, **model.call)
     try:
         out = apply(rngs)
     except errors.InvalidRngError as error:
         raise ValueError(RANDOM) from error
     except errors.ModifyScopeVariableError as error:
-        raise ValueError(WRITTEN) from error
+        raise ValueError(WRITTEN.format(model.statistics)) from error
     if rngs:
         with contextlib.suppress(errors.InvalidRngError):  # raised where a key is needed, as it should be here
             jax.eval_shape(apply, {})
             raise ValueError(UNDRAWN)
-    if model.statistics == "frozen":
+    if model.statistics != "batch":
         return out
     outputs, updated = out
     _check_written(model.constants, {name: updated[name] for name in model.constants})
@@ -351,7 +354,7 @@ def _check_module(module: Any, wanted: str) -> None:
 
 def _check_policies(statistics: Any, dropout: Any) -> None:
     if statistics not in POLICIES:
-        raise ValueError(f"statistics must be 'frozen' or 'batch', got {statistics!r}.")
+        raise ValueError(f"statistics must be 'frozen', 'batch' or 'params', got {statistics!r}.")
     by_rows = isinstance(dropout, str) and dropout == "rows"
     if by_rows and statistics == "batch":
         raise ValueError("dropout='rows' runs every row alone, so statistics='batch' has no batch; pass dropout=key.")

@@ -22,7 +22,7 @@ from hessjax.operators import Operator, check_operand
 from hessjax.projections import Eigenpairs
 from hessjax.trees import PRNGKey
 
-__all__ = ["eigsh"]
+__all__ = ["ENDS", "eigsh", "rank"]
 
 ENDS = ("LA", "SA", "LM", "BE")
 MISSED = 1e-3  # probability with which an eigenvalue as extreme as those found may go unseen
@@ -204,11 +204,11 @@ def _rayleigh_ritz(s: Search, tol: Any, k: int, which: str) -> Rows:
     values, active = jnp.where(locked, diagonal, values), filled & ~locked
     coupling = jnp.where(active, s.beta * rotation[s.filled - 1], 0)
     norm = jnp.maximum(s.norm, jnp.max(jnp.where(filled, jnp.abs(values), 0)))
-    rank = _rank(values, which, locked, filled, tol * norm)
-    return Rows(values, rotation, coupling, rank, locked, active, filled & (jnp.abs(coupling) <= tol * norm))
+    places = rank(values, which, locked, filled, tol * norm)
+    return Rows(values, rotation, coupling, places, locked, active, filled & (jnp.abs(coupling) <= tol * norm))
 
 
-def _rank(
+def rank(
     values: Float[Array, " m"], which: str, locked: Bool[Array, " m"], filled: Bool[Array, " m"], slack: Any
 ) -> Int[Array, " m"]:
     """Place of each value among those wanted, 0 first; a locked one stays before others within `slack` of it."""
@@ -294,7 +294,7 @@ def _hidden(s: Search, r: Rows, k: int, which: str, size: int) -> tuple[Float[Ar
 def _best(s: Search, *, k: int, which: str) -> PyTree:
     """The k best vectors of what was locked or kept."""
     filled = jnp.arange(len(s.t)) < s.filled
-    best = _order(_rank(jnp.diagonal(s.t), which, filled, filled, 0.0))[:k]
+    best = _order(rank(jnp.diagonal(s.t), which, filled, filled, 0.0))[:k]
     return jax.tree.map(lambda q: q[best], s.basis)
 
 

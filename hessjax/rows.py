@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from hessjax import trees
 
-__all__ = ["has_rows", "num_rows", "sum_over_chunks", "take"]
+__all__ = ["drawn", "has_rows", "num_rows", "sum_over_chunks", "take"]
 
 
 def has_rows(leaf: Any) -> bool:
@@ -56,6 +56,19 @@ def num_rows(batch: PyTree) -> int:
 def take(batch: PyTree, start: int, stop: int) -> PyTree:
     """Rows start..stop-1; leaves without rows whole."""
     return jax.tree.map(lambda x: x[start:stop] if has_rows(x) else x, batch)
+
+
+def drawn(batch: PyTree, key: trees.PRNGKey, size: int | None) -> PyTree:
+    """So many rows, drawn with replacement; leaves without rows whole. None: the batch itself.
+
+    Example:
+      >>> drawn({"x": jnp.arange(5), "temperature": 1.0}, jax.random.key(0), 3)["x"].shape
+      (3,)
+    """
+    if batch is None or size is None:
+        return batch
+    picks = jax.random.randint(key, (size,), 0, num_rows(batch))
+    return jax.tree.map(lambda x: x[picks] if has_rows(x) else x, batch)
 
 
 def sum_over_chunks(part: Callable[[PyTree], PyTree], batch: PyTree, chunk: int | None) -> PyTree:

@@ -145,7 +145,4 @@ class Trainer:
         return jax.tree.map(lambda new, old: new.astype(old.dtype), TrainState(params, opt_state), state)
 
     def _rows(self, key: Key[Array, ""], step: Int[Array, ""]) -> PyTree:
-        if self.batch is None or self.batch_size is None:
-            return self.batch
-        picks = jax.random.randint(jax.random.fold_in(key, step), (self.batch_size,), 0, rows.num_rows(self.batch))
-        return jax.tree.map(lambda x: x[picks] if jnp.ndim(x) else x, self.batch)
+        return rows.drawn(self.batch, jax.random.fold_in(key, step), self.batch_size)

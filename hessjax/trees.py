@@ -31,6 +31,7 @@ __all__ = [
     "norm",
     "normal_like",
     "nudged",
+    "params_of",
     "path_str",
     "rademacher_like",
     "ravel",
@@ -110,6 +111,21 @@ def check_params(tree: PyTree, what: str = "params") -> None:
             )
     if size(tree) == 0:
         raise ValueError(f"{what} holds no scalars: every leaf has size 0.")
+
+
+def params_of(tree: PyTree, what: str = "params") -> PyTree:
+    """Params as arrays, refused where they cannot be differentiated.
+
+    Raises:
+      TypeError: as `check_params`.
+      ValueError: as `check_params`.
+
+    Example:
+      >>> params_of({"w": 1.0})["w"].shape
+      ()
+    """
+    check_params(tree, what)
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def _named(what: str, path: Any) -> str:

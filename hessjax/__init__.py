@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Certificate": "certificates",
+    "Comparison": "trajectories",
     "CriticalPoints": "critical",
     "Curve": "functionals",
     "Damage": "health",
@@ -45,6 +46,7 @@ _EXPORTS = {
     "certify_point": "certificates",
     "check_operator": "checks",
     "classify_point": "points",
+    "compare_optimizers": "trajectories",
     "deflate": "projections",
     "dense": "assembly",
     "density": "functionals",
@@ -77,14 +79,29 @@ _EXPORTS = {
     "store_status": "health",
     "sweep": "ensemble",
     "trace": "traces",
+    "track": "tracking",
+    "tracked": "tracking",
     "verify": "health",
 }
-_MODULES = ("adapters", "distributed", "kinks", "landscapes", "plot", "rmt", "starts")
+_MODULES = (
+    "adapters",
+    "distributed",
+    "kinks",
+    "landscapes",
+    "measures",
+    "modes",
+    "plot",
+    "profiles",
+    "rmt",
+    "starts",
+    "tracking",
+)
 
 __all__ = [
     "KINDS",
     "STATUSES",
     "Certificate",
+    "Comparison",
     "CriticalPoints",
     "Curve",
     "Damage",
@@ -117,6 +134,7 @@ __all__ = [
     "certify_point",
     "check_operator",
     "classify_point",
+    "compare_optimizers",
     "deflate",
     "dense",
     "density",
@@ -136,13 +154,16 @@ __all__ = [
     "lanczos",
     "landscapes",
     "logdet",
+    "measures",
     "merge",
     "minres_qlp",
+    "modes",
     "negative_fraction",
     "open_search",
     "open_sweep",
     "plan_sweep",
     "plot",
+    "profiles",
     "report",
     "restrict",
     "rmt",
@@ -155,11 +176,14 @@ __all__ = [
     "store_status",
     "sweep",
     "trace",
+    "track",
+    "tracked",
+    "tracking",
     "verify",
 ]
 
 if TYPE_CHECKING:
-    from hessjax import adapters, distributed, kinks, landscapes, plot, rmt, starts
+    from hessjax import adapters, distributed, kinks, landscapes, measures, modes, plot, profiles, rmt, starts, tracking
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.certificates import Certificate, certify_point
     from hessjax.checks import OperatorError, check_operator
@@ -193,6 +217,8 @@ if TYPE_CHECKING:
     from hessjax.store import StoreError
     from hessjax.streamed import Streamed
     from hessjax.traces import diagonal, frobenius_norm, trace
+    from hessjax.tracking import track, tracked
+    from hessjax.trajectories import Comparison, compare_optimizers
 
 
 def __getattr__(name: str) -> Any:

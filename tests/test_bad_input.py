@@ -213,6 +213,25 @@ BAD = {
     "store_status: nothing there": (lambda t: hj.store_status(t / "a"), "no store at '.*a'"),
     "verify: nothing there": (lambda t: hj.verify(t / "a"), "no store at '.*a'"),
     "merge: nothing": (lambda t: hj.merge([], t / "a"), r"stores must be a sequence of one or more folders, got \[\]"),
+    "compare_optimizers: none": (
+        lambda t: hj.compare_optimizers(hj.landscapes.get("bowl"), {}, KEY, num_steps=1),
+        "optimizers are {}, wanted at least one, by name: sgd, momentum",
+    ),
+    "compare_optimizers: no landscape": (
+        lambda t: hj.compare_optimizers("bowl", ["sgd"], KEY, num_steps=1),
+        r"land is str, wanted a Landscape, such as hj\.landscapes\.get\(name\)",
+    ),
+    "measures: which": (lambda t: hj.measures.extremes(quartic, KEY, which="top"), "which must be one of LA, SA"),
+    "modes: rise": (lambda t: hj.modes.widths(quartic, jnp.ones(2), jnp.eye(2), rise=0), "rise must be above 0, got 0"),
+    "profiles: ts": (lambda t: hj.profiles.line(quartic, jnp.ones(2), jnp.ones(2), "all"), "ts must be a line of num"),
+    "profiles: integers": (lambda t: hj.profiles.line(quartic, WHOLE, WHOLE, [0]), "a leaf 'w' is int32"),
+    "track: every": (lambda t: hj.track(jnp.sum, 0), "every must be a whole number, at least 1; got 0"),
+    "track: measure": (lambda t: hj.track(3, 1), "measure is int, wanted a function of params, or init and update"),
+    "tracked: nothing": (lambda t: hj.tracked(()), r"no hj\.track in this optimizer's state"),
+    "tracking: share": (
+        lambda t: hj.tracking.cost(jnp.sum, None, quartic, jnp.ones(2), share=2),
+        "share must be between 0 and 1, got 2",
+    ),
     "report: nothing there": (lambda t: hj.report(t / "a", t / "r.html"), "no store at '.*a'"),
     "report: a number": (lambda t: hj.report(3, t / "r.html"), "report wants a sweep's path or .*, got int"),
 }

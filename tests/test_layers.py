@@ -38,22 +38,23 @@ LAYERS = [
     ["landscapes.building", "pushes", "rowsums", "signature", "switches", "times"],
     ["columns", "contractions", "forms", "kinks", "landscapes.sequences"],
     ["operators", "readings"],
-    ["adapters", "checks", "distributed", "driving", "matrices", "objective", "projections", "taps"],
-    ["curvature", "estimates", "krylov", *LANDSCAPES, "structured", "train"],
+    ["adapters", "checks", "directions", "distributed", "driving", "matrices", "objective", "projections", "taps"],
+    ["curvature", "estimates", "krylov", *LANDSCAPES, "profiles", "structured", "train"],
     [
         "extremes",
         "gauss_newton",
         "landscapes.relu_starts",
         "landscapes.spurious",
+        "modes",
         "negative",
         "quadrature",
         "sketches",
         "streamed",
     ],
     ["fisher", "functionals", "layerwise", "minres", "traces"],
-    ["composition", "finders.curvatures", "spectra"],
-    ["assembly", "finders.base", "measuring"],
-    [*FINDERS, "lanes", "pool"],
+    ["composition", "finders.curvatures", "spectra", "subspaces"],
+    ["assembly", "finders.base", "measures", "measuring"],
+    [*FINDERS, "lanes", "pool", "tracking", "trajectories"],
     ["finders.methods"],
     ["certificates", "critical", "points", "portraits", "records", "single"],
     ["escapes", "identity", "runs", "starts"],
@@ -156,6 +157,7 @@ def test_heavy_and_optional_packages_stay_in_their_places(package):
 
 def test_no_module_bears_the_name_of_a_public_function():
     namespaces = {"landscapes", "plot", "profiles", "rmt", "adapters", "distributed", "kinks", "starts"}
+    namespaces |= {"measures", "modes", "tracking"}
     assert {m.split(".")[0] for m in MODULES} & (set(hessjax.__all__) - namespaces) == set()
     assert "utils" not in {m.split(".")[-1] for m in MODULES}
 

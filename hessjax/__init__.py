@@ -30,6 +30,7 @@ _EXPORTS = {
     "Matrix": "matrices",
     "Operator": "operators",
     "OperatorError": "checks",
+    "Profile": "config",
     "Quadrature": "quadrature",
     "Residual": "gauss_newton",
     "STATUSES": "critical",
@@ -66,9 +67,11 @@ _EXPORTS = {
     "merge": "merging",
     "minres_qlp": "minres",
     "negative_fraction": "negative",
+    "open_profile": "profile_runs",
     "open_search": "searches",
     "open_sweep": "ensemble",
     "plan_sweep": "plans",
+    "profile": "profile_runs",
     "report": "reporting",
     "restrict": "projections",
     "search": "searches",
@@ -118,6 +121,7 @@ __all__ = [
     "Matrix",
     "Operator",
     "OperatorError",
+    "Profile",
     "Quadrature",
     "Residual",
     "Search",
@@ -159,10 +163,12 @@ __all__ = [
     "minres_qlp",
     "modes",
     "negative_fraction",
+    "open_profile",
     "open_search",
     "open_sweep",
     "plan_sweep",
     "plot",
+    "profile",
     "profiles",
     "report",
     "restrict",
@@ -187,7 +193,7 @@ if TYPE_CHECKING:
     from hessjax.assembly import dense, eigh, eigvalsh, explain, inertia
     from hessjax.certificates import Certificate, certify_point
     from hessjax.checks import OperatorError, check_operator
-    from hessjax.config import Search, Sweep
+    from hessjax.config import Profile, Search, Sweep
     from hessjax.critical import STATUSES, CriticalPoints, find_critical_points
     from hessjax.curvature import Hessian
     from hessjax.ensemble import open_sweep, sweep
@@ -208,6 +214,7 @@ if TYPE_CHECKING:
     from hessjax.operators import Operator, shift
     from hessjax.plans import SweepPlan, plan_sweep
     from hessjax.points import KINDS, Verdict, classify_point
+    from hessjax.profile_runs import open_profile, profile
     from hessjax.projections import Eigenpairs, deflate, restrict
     from hessjax.quadrature import Quadrature, kpm, slq
     from hessjax.reporting import report

@@ -18,6 +18,7 @@ from hessjax.config import Sweep
 from hessjax.critical_command import CriticalCommand
 from hessjax.flags import UsageError, config_args, config_fields, parse_worker, to_config
 from hessjax.process import is_first_process, own_process, print_rows, save_figure
+from hessjax.profile_command import ProfileCommand
 from hessjax.store_commands import Merge, Status, Verify, print_plan
 
 __all__ = ["COMMANDS", "own_process", "sweep_command"]
@@ -325,6 +326,7 @@ COMMANDS = {
     "sweep": SweepCommand,
     "spectrum": SpectrumCommand,
     "critical": CriticalCommand,
+    "profile": ProfileCommand,
     "report": Report,
     "status": Status,
     "verify": Verify,

@@ -1,7 +1,7 @@
-"""What a sweep and a search are: stored, compared and hashed configurations. Imports no jax, so `--help` is quick.
+"""What a sweep, a search and a profile are: stored, compared, hashed. Imports no jax, so `--help` is quick.
 
 Everything here decides the numbers. What only decides how they are computed (unit, memory, workers) is an argument
-of `hessjax.sweep` and `hessjax.search`, and may change between a run and its resumption.
+of `hessjax.sweep`, `search` and `profile`, and may change between a run and its resumption.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, Literal, get_args
 
 from hessjax.stored import DTYPES, Plain, Stored, check_whole, differences
 
-__all__ = ["STATUSES", "Search", "Sweep", "check_is", "differences"]
+__all__ = ["FINITE", "STATUSES", "Profile", "Search", "Sweep", "check_is", "differences"]
 
 MOST_INITS = 2**31 - 1  # numbers are int32 on devices
 
 # What became of an init by a time; stored as the integer.
 STATUSES = ("ok", "diverged", "non-finite Hessian")
+FINITE = ("finite", "not finite in places")  # rows of a plane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,3 +181,71 @@ class Search(Stored):
             raise ValueError(f"methods must be one or more of {known}, each once; got {self.methods!r}.")
         if (self.sweep is not None) != (self.starts == "sweep"):
             raise ValueError(f"sweep is the store of starts='sweep'; got sweep={self.sweep!r}, starts={self.starts!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile(Stored):
+    """The surface around training: the same inits by several optimisers, lines between points, a plane through them.
+
+    Args:
+      landscape: a name of `hj.landscapes.names()`, "package.module:factory", or a `Landscape`.
+      options: options of the landscape's factory, e.g. {"widths": (8,), "activation": "relu"}.
+      num_inits: random initialisations that every optimiser starts from; the plane is of the first.
+      seed: of the inits, the mini-batches and random directions, at least 0.
+      num_steps: training steps, at least 1.
+      optimizers: names of `hessjax.trajectories.OPTIMIZERS`, at the rates given there; "adam+sgd@100" goes on with sgd
+        from step 100.
+      batch_size: rows drawn with replacement for each training step; None trains on all rows.
+      times: how many measurements along training, evenly spaced, at least 2.
+      plane: the first two principal components of all trajectories (trajectories), the plane of three ends of training
+        (solutions), of the two largest eigenvalues' eigenvectors at the first optimizer's end (eigenvectors), or of two
+        random directions there, to the net's own scale (random).
+      measure: at each point of the plane the loss and, of a classifier, the error (loss), the gradient's norm beside
+        (gradient), and the ends of the spectrum and the share of negative eigenvalues too (curvature).
+      resolution: points of a side of the plane, at least 2.
+      extent: half the side, in units of the directions; None: what the trajectories suggest.
+      tol: eigenvalues within tol ||H|| count as zero; ||H|| is the largest absolute row sum.
+      dtype: of params and data.
+
+    Raises:
+      ValueError: a field out of range; the message names it, the value and what is wanted.
+
+    Example:
+      >>> import hessjax as hj
+      >>> hj.Profile(landscape="digits-mlp", optimizers=("sgd", "adam"), resolution=201).plane
+      'trajectories'
+    """
+
+    landscape: Any = "digits-mlp"
+    options: Plain = field(default_factory=dict)
+    num_inits: int = 1
+    seed: int = 0
+    num_steps: int = 300
+    optimizers: tuple[str, ...] = ("sgd", "momentum", "adam", "lbfgs")
+    batch_size: int | None = None
+    times: int = 41
+    plane: Literal["trajectories", "solutions", "eigenvectors", "random"] = "trajectories"
+    measure: Literal["loss", "gradient", "curvature"] = "loss"
+    resolution: int = 51
+    extent: float | None = None
+    tol: float = 1e-5
+    dtype: DTYPES = "float32"
+
+    def __post_init__(self):
+        whole = {"num_inits": 1, "num_steps": 1, "seed": 0, "times": 2, "resolution": 2}
+        whole |= {} if self.batch_size is None else {"batch_size": 1}
+        self._check(("options",), whole, {"tol": False} | ({} if self.extent is None else {"extent": True}))
+        names = self.optimizers
+        if not isinstance(names, tuple) or not names or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"optimizers must be one or more names, such as ('sgd', 'adam'); got {names!r}.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"optimizers must differ, or they could not be told apart; got {names!r}.")
+        if self.plane == "solutions" and len(names) * self.num_inits < 3:
+            raise ValueError(
+                f"plane='solutions' goes through three ends of training; got {len(names)} optimizers and "
+                f"num_inits={self.num_inits}: give more of either."
+            )
+        if self.times > self.num_steps + 1:
+            raise ValueError(
+                f"times={self.times} measurements need at least {self.times - 1} steps; num_steps is {self.num_steps}."
+            )

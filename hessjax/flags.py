@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
-from hessjax.config import Search, Sweep
+from hessjax.config import Profile, Search, Sweep
 
 __all__ = [
     "UsageError",
@@ -28,7 +28,7 @@ __all__ = [
     "to_config",
 ]
 
-Made = TypeVar("Made", Sweep, Search)
+Made = TypeVar("Made", Sweep, Search, Profile)
 # Fields that the command line spells otherwise: a name, and KEY=VALUE words.
 OVERRIDES: dict[str, tuple[Any, Any, str]] = {
     "landscape": (str, "digits-mlp", "a name of `hessjax list`, or package.module:factory."),
@@ -37,7 +37,7 @@ OVERRIDES: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def config_fields(config: type[Sweep] | type[Search], **defaults: Any) -> list[tuple[str, Any, Any]]:
+def config_fields(config: type[Sweep] | type[Search] | type[Profile], **defaults: Any) -> list[tuple[str, Any, Any]]:
     """A configuration's fields as command-line ones, so that every choice is a flag and none is written twice."""
     hints, found = get_type_hints(config), []
     for f in dataclasses.fields(config):
@@ -116,7 +116,7 @@ def _whole(env: Mapping[str, str], name: str, default: int | None = None, least:
     return int(text)
 
 
-def config_args(config: type[Sweep] | type[Search]) -> str:
+def config_args(config: type[Sweep] | type[Search] | type[Profile]) -> str:
     """The "Args:" lines of a configuration, in the command line's words."""
     text = (config.__doc__ or "").split("Args:")[1].split("Raises:")[0]
     lines = [line.removeprefix("    ") for line in text.strip("\n").splitlines()]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hessjax.claims import Holder, holders
-from hessjax.config import STATUSES, Search, Sweep
+from hessjax.config import FINITE, STATUSES, Profile, Search, Sweep
 from hessjax.critical import STATUSES as FOUND
 from hessjax.records import PER_TIME
 from hessjax.runs import seconds_at_work
@@ -24,13 +24,14 @@ class _Kind(NamedTuple):
     """What a store of a kind has: its configuration, words of its statuses, arrays that cannot be missing."""
 
     name: str
-    config: type[Sweep] | type[Search]
+    config: type[Sweep] | type[Search] | type[Profile]
     statuses: tuple[str, ...]
     arrays: frozenset[str]
 
 
 SWEEP = _Kind("sweep", Sweep, STATUSES, frozenset(PER_TIME))
 SEARCH = _Kind("search", Search, FOUND, frozenset(("loss", "status", "params")))
+PROFILE = _Kind("profile", Profile, FINITE, frozenset(("loss", "status")))
 
 RECENT = 20  # units that the rate is taken of
 
@@ -39,9 +40,9 @@ class StoreStatus(NamedTuple):
     """A store's progress.
 
     Attributes:
-      what: "sweep" or "search".
+      what: "sweep", "search" or "profile".
       landscape: its name.
-      num_rows: inits or starts in all.
+      num_rows: inits, starts or rows of a plane in all.
       num_done: of those that are written.
       num_units: stored chunks in all.
       unit: rows of each.
@@ -66,7 +67,7 @@ class StoreStatus(NamedTuple):
 
 
 def store_status(path: str | Path) -> StoreStatus:
-    """How far the store of a sweep or a search is.
+    """How far the store of a sweep, a search or a profile is.
 
     Args:
       path: folder of the store.
@@ -108,7 +109,9 @@ def _printable(text: str) -> str:
 
 
 def _kind(store: Store) -> _Kind:
-    return SEARCH if store.attributes.get("kind") == "search" else SWEEP
+    kinds = {"search": SEARCH, "profile": PROFILE}
+    kind = store.attributes.get("kind")
+    return kinds.get(kind, SWEEP) if isinstance(kind, str) else SWEEP
 
 
 def _rate(store: Store, events: list[dict[str, Any]]) -> float | None:
@@ -137,7 +140,7 @@ def verify(path: str | Path, *, redo: bool = False) -> list[Damage]:
     """Reads a whole store and says what in it cannot be: checksums, missing rows, numbers that contradict each other.
 
     Args:
-      path: folder of a sweep's or a search's store, finished or not.
+      path: folder of the store of a sweep, a search or a profile, finished or not.
       redo: mark damaged units as not done, so that whoever resumes does them again.
 
     Returns:
@@ -174,7 +177,7 @@ def _of_the_whole(store: Store) -> Iterator[Damage]:
     if fingerprint_of(dict(config or {})) != store.attributes.get("fingerprint"):
         yield Damage(None, "config", "is not the one that the store was made with")
     first = stored.first_init if isinstance(stored, Sweep) else 0
-    numbers = {store.rows: first + np.arange(store.num_rows)}
+    numbers = {} if kind is PROFILE else {store.rows: first + np.arange(store.num_rows)}
     for name in (store.rows, *(("step",) if kind is SWEEP else ())):
         try:
             values = store.read(name)
@@ -183,9 +186,10 @@ def _of_the_whole(store: Store) -> Iterator[Damage]:
             continue
         if name in numbers and not np.array_equal(values, numbers[name]):
             yield Damage(None, name, "does not number the rows")
-        if name == "step" and (np.diff(values) <= 0).any():
+        if (name == "step" or kind is PROFILE) and (np.diff(values) <= 0).any():
             yield Damage(None, name, "does not increase")
-    count = stored.num_inits if isinstance(stored, Sweep) else stored.num_starts
+    counted = {SWEEP.name: "num_inits", SEARCH.name: "num_starts", PROFILE.name: "resolution"}
+    count = getattr(stored, counted[kind.name])
     if count != store.num_rows:
         yield Damage(None, "config", f"speaks of {count} rows, and there are {store.num_rows}")
     try:
@@ -214,7 +218,7 @@ def _of_a_unit(store: Store, unit: int) -> Iterator[Damage]:
     if not ((status >= 0) & (status < most)).all():
         yield Damage(unit, "status", f"is none of 0..{most - 1}")
         return
-    about = _contradictions if _kind(store) is SWEEP else _lost
+    about = {SWEEP.name: _contradictions, SEARCH.name: _lost, PROFILE.name: _holes}[_kind(store).name]
     yield from (Damage(unit, name, what) for name, what in about(parts, status == 0))
 
 
@@ -230,6 +234,13 @@ def _lost(parts: dict[str, np.ndarray], good: np.ndarray) -> Iterator[tuple[str,
         values = parts.get(name)
         if values is not None and not np.isfinite(values[good]).all():
             yield name, "is not finite at points that are critical"
+
+
+def _holes(parts: dict[str, np.ndarray], good: np.ndarray) -> Iterator[tuple[str, str]]:
+    """What rows of a plane that are finite cannot be."""
+    for name, values in parts.items():
+        if values.dtype.kind == "f" and not np.isfinite(values[good]).all():
+            yield name, "is not finite in rows whose status is finite"
 
 
 def _contradictions(parts: dict[str, np.ndarray], good: np.ndarray) -> Iterator[tuple[str, str]]:

@@ -94,8 +94,8 @@ class _Part:
     """A store that is a part of a study."""
 
     def __init__(self, store: Store):
-        if store.attributes.get("kind") == "search":
-            raise StoreError(f"{str(store.path)!r} is of a search; sweeps are what can be merged.")
+        if (kind := store.attributes.get("kind")) in ("search", "profile"):
+            raise StoreError(f"{str(store.path)!r} is of a {kind}; sweeps are what can be merged.")
         try:
             self.config = Sweep.from_dict(store.attributes["config"])
             _ = store.attributes["landscape"]["probe"]

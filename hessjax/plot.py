@@ -17,6 +17,9 @@ from hessjax import axes, drawing, found_panels, panels, views
 from hessjax.drawing import draw
 from hessjax.figures import Axis
 from hessjax.found_views import draw_found
+from hessjax.pictures import along_training, comparison, final_losses, lines, matrix, plane, surface
+from hessjax.seen_panels import Contours, Matrix, Traces
+from hessjax.seen_views import figure_of_seen
 from hessjax.tables import number
 
 if TYPE_CHECKING:
@@ -29,21 +32,28 @@ if TYPE_CHECKING:
     from hessjax.spectra import Spectrum
 
 __all__ = [
+    "along_training",
+    "comparison",
     "critical_points",
     "density",
     "eigenvalue_density",
     "final_distribution",
+    "final_losses",
     "gradient_norm_against_loss",
     "gradient_norms",
     "index_against_loss",
     "law",
+    "lines",
     "loss_curves",
+    "matrix",
     "outcomes",
     "overview",
+    "plane",
     "portrait",
     "save",
     "save_all",
     "spectrum",
+    "surface",
 ]
 
 _SIGN_COLOURS = {"negative": "#b2182b", "zero": "#8c8c8c", "positive": "#2166ac"}
@@ -347,8 +357,14 @@ def save(folder: str | Path, *, found: dict[str, Any]) -> list[Path]:
 
 
 def _figures(found: dict) -> dict[str, Any]:
+    return {name: _figure(panel) for name, panel in found.items()}
+
+
+def _figure(panel: Any) -> Any:
+    if isinstance(panel, Traces | Contours | Matrix):
+        return figure_of_seen(panel)
     ours = found_panels.Found | found_panels.Outcomes | found_panels.Norms
-    return {name: (draw_found if isinstance(panel, ours) else draw)(panel).figure for name, panel in found.items()}
+    return (draw_found if isinstance(panel, ours) else draw)(panel).figure
 
 
 def _write(figures: dict[str, Any], folder: str | Path) -> list[Path]:

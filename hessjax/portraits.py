@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from hessjax import trees
+from hessjax import profiles, trees
 from hessjax.assembly import dense
 from hessjax.curvature import Hessian
 from hessjax.extremes import eigsh
@@ -176,12 +176,6 @@ def _directions(land: Landscape, params: Any, key: Key[Array, ""]) -> tuple[np.n
 def _grid(
     land: Landscape, unravel: Callable, origin: np.ndarray, axes: np.ndarray, xs: np.ndarray, ys: np.ndarray
 ) -> Float[np.ndarray, "ny nx"]:
-    """A row of the grid at a time, so that memory is that of so many losses."""
-    like = jax.eval_shape(land.init, jax.random.key(0))
-    dtype = jnp.result_type(*jax.tree.leaves(like))
-    at, ways = jnp.asarray(origin, dtype), jnp.asarray(axes, dtype)
-    one = lambda x, y: mean_loss(
-        land.loss, unravel(at + x * ways[0] + (y * ways[1] if len(axes) > 1 else 0)), land.batch
-    )
-    row = lambda y: jax.vmap(lambda x: one(x, y))(jnp.asarray(xs, dtype))
-    return np.asarray(jax.jit(lambda v: jax.lax.map(row, v))(jnp.asarray(ys, dtype)), np.float64)
+    second = axes[1] if len(axes) > 1 else np.zeros_like(origin)
+    at, u, v = (unravel(jnp.asarray(x)) for x in (origin, axes[0], second))
+    return np.asarray(profiles.plane(land.loss, at, u, v, xs, ys, batch=land.batch).values, np.float64)

@@ -1,4 +1,4 @@
-"""One offline HTML page about a sweep, a search or a spectrum: what was run, interactive figures, a table; and PNGs.
+"""One offline HTML page about a sweep, search, profile or spectrum: what was run, interactive figures, table; and PNGs.
 
 A file to send to a colleague or keep for years: plotly.js is inside, and the page's own policy forbids every request.
 It computes nothing: figures come from interactive.py and plot.py, numbers from tables.py. Not a dashboard.
@@ -22,6 +22,10 @@ import numpy as np
 from hessjax import interactive, panels, plot
 from hessjax.found_pages import CAPTIONS, figure_of, table_of
 from hessjax.found_panels import Found, Norms, Outcomes, search_panels
+from hessjax.profile_panels import profile_panels, table
+from hessjax.seen_pages import CAPTIONS as SEEN
+from hessjax.seen_pages import seen_figure
+from hessjax.seen_panels import Contours, Matrix, Traces
 from hessjax.store import Store, StoreError
 from hessjax.tables import SHORT, by_row, done, note, num_params, number, per_time, spectrum_facts, unit, usable
 
@@ -51,11 +55,11 @@ _CAPTIONS = {
 def report(
     store_or_result: str | Path | xr.Dataset | Spectrum, path: str | Path, *, facts: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write one self-contained HTML page about a sweep, a search or a spectrum, and its figures as PNG beside it.
+    """Write one self-contained HTML page about a sweep, search, profile or spectrum, and its figures as PNG beside it.
 
     Args:
-        store_or_result: A sweep's or a search's store, the Dataset that open_sweep or open_search returns, or what
-            hj.spectrum returns.
+        store_or_result: The store of a sweep, a search or a profile, the Dataset that open_sweep, open_search or
+            open_profile returns, or what hj.spectrum returns.
         path: An .html file, or a folder for `report.html`. Missing folders are made, an older report is replaced. The
             pictures are in `<stem>_figures`.
         facts: What a spectrum is of, as rows of a table: {"landscape": ..., "loss": ...}. A sweep knows its own.
@@ -84,6 +88,9 @@ def report(
     elif "finder" in (ds := _loaded(_dataset(store_or_result), store_or_result)).dims:
         found = search_panels(ds)
         parts, save = _search_parts(ds), plot.save
+    elif "optimizer" in ds.dims:
+        found = profile_panels(ds)
+        parts, save = _profile_parts(ds), plot.save
     else:
         found = panels.panels(ds)
         parts, save = _sweep_parts(ds, found), partial(plot.save_all, ds)
@@ -110,10 +117,11 @@ def _plotly_js() -> str:
 def _dataset(store_or_result: Any) -> xr.Dataset:
     if isinstance(store_or_result, str | os.PathLike):
         from hessjax.ensemble import open_sweep
+        from hessjax.profile_runs import open_profile
         from hessjax.searches import open_search
 
         path = store_or_result if isinstance(store_or_result, str) else Path(store_or_result)
-        return (open_search if _is_search(path) else open_sweep)(path)
+        return {"search": open_search, "profile": open_profile}.get(_kind(path), open_sweep)(path)
     if not hasattr(store_or_result, "data_vars"):
         got = type(store_or_result).__name__
         raise TypeError(
@@ -133,11 +141,11 @@ def _loaded(ds: xr.Dataset, source: Any) -> xr.Dataset:
         ) from error
 
 
-def _is_search(path: str | Path) -> bool:
+def _kind(path: str | Path) -> str:
     try:
-        return Store.open(path).attributes.get("kind") == "search"
+        return str(Store.open(path).attributes.get("kind"))
     except StoreError:  # what is wrong with it is said by who opens it
-        return False
+        return ""
 
 
 def _destination(path: str | Path) -> Path:
@@ -175,6 +183,8 @@ def _page(parts: dict[str, str], found: dict, folder: str, script: str) -> str:
 
 
 def _interactive(panel: Any) -> dict:
+    if isinstance(panel, Traces | Contours | Matrix):
+        return seen_figure(panel, interactive.page_layout())
     is_found = isinstance(panel, Found | Outcomes | Norms)
     return figure_of(panel, interactive.page_layout()) if is_found else interactive.figure(panel)
 
@@ -221,17 +231,37 @@ def _search_parts(ds: xr.Dataset) -> dict[str, str]:
         "wall time": f"{number(attrs['wall_s'])} s" if attrs.get("wall_s") else None,
         "fingerprint": attrs.get("fingerprint"),
     }
-    notes = "".join(f"<li>{escape(str(text))}</li>" for text in landscape.get("notes", ()))
-    left = f"<div><h3>Configuration</h3>{_table(attrs.get('config', {}))}</div>"
-    right = f"<div><h3>Run</h3>{_table({k: v for k, v in facts.items() if v is not None})}"
-    right += f"<h3>Versions</h3>{_table(attrs.get('versions', {}))}</div>"
     return {
         "TITLE": escape(str(attrs.get("title") or "Critical points")),
         "LEAD": escape(f"{ds.sizes['start']:,} starts, {ds.sizes['finder']} methods"),
-        "RUN": (f'<ul class="notes">{notes}</ul>' if notes else "") + f'<div class="grid">{left}{right}</div>',
+        "RUN": _ran(ds, facts),
         "EXPLAINED": "Points by what they are; medians of steps and of products with Hessians; how many have the loss "
         "and the index of a known point.",
         "NUMBERS": table_of(ds),
+        "FOOT": escape(" · ".join(f"{k} {v}" for k, v in _foot(ds).items())),
+    }
+
+
+def _profile_parts(ds: xr.Dataset) -> dict[str, str]:
+    attrs, rows = ds.attrs, table(ds)
+    facts = {
+        "rows of the plane done": f"{attrs.get('num_done', ds.sizes['y']):,} of {ds.sizes['y']:,}",
+        "parameters": f"{num_params(ds):,}",
+        "device": attrs.get("device"),
+        "precision": attrs.get("precision"),
+        "wall time of the plane": f"{number(attrs['wall_s'])} s" if attrs.get("wall_s") else None,
+        "fingerprint": attrs.get("fingerprint"),
+    }
+    cell = lambda x: "–" if x is None else escape(x) if isinstance(x, str) else number(x)
+    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{cell(x)}</td>" for x in row.values()) + "</tr>" for row in rows)
+    return {
+        "TITLE": escape(str(attrs.get("title") or "The surface around training")),
+        "LEAD": escape(f"{num_params(ds):,} parameters · {len(rows)} optimisers · {ds.sizes['init']} inits"),
+        "RUN": _ran(ds, facts),
+        "EXPLAINED": "What training ended with, medians over inits; on how many of the lines from start to end the "
+        "loss only falls.",
+        "NUMBERS": f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
         "FOOT": escape(" · ".join(f"{k} {v}" for k, v in _foot(ds).items())),
     }
 
@@ -264,10 +294,16 @@ def _run(ds: xr.Dataset, landscape: dict) -> str:
         "threshold": _threshold(ds, config),
         "fingerprint": attrs.get("fingerprint"),
     }
+    return _ran(ds, facts)
+
+
+def _ran(ds: xr.Dataset, facts: Mapping[str, Any]) -> str:
+    """Notes of the landscape, the configuration, and facts of the run."""
+    landscape = ds.attrs.get("landscape", {})
     notes = "".join(f"<li>{escape(str(text))}</li>" for text in landscape.get("notes", ()))
-    left = f"<div><h3>Configuration</h3>{_table(config)}</div>"
+    left = f"<div><h3>Configuration</h3>{_table(ds.attrs.get('config', {}))}</div>"
     right = f"<div><h3>Run</h3>{_table({k: v for k, v in facts.items() if v is not None})}"
-    right += f"<h3>Versions</h3>{_table(attrs.get('versions', {}))}</div>"
+    right += f"<h3>Versions</h3>{_table(ds.attrs.get('versions', {}))}</div>"
     return (f'<ul class="notes">{notes}</ul>' if notes else "") + f'<div class="grid">{left}{right}</div>'
 
 
@@ -307,7 +343,7 @@ def _table(items: Mapping[str, Any]) -> str:
 
 
 def _figure(name: str, panel, folder: str) -> str:
-    caption = next(text for start, text in (_CAPTIONS | CAPTIONS).items() if name.startswith(start))
+    caption = next(text for start, text in (_CAPTIONS | CAPTIONS | SEEN).items() if name.startswith(start))
     if isinstance(panel, panels.Scatter) and panel.x.size > interactive.MOST:
         caption += f" A random {interactive.MOST:,} of the {panel.x.size:,} points are drawn here; the lines use all."
     picture = f"{quote(folder)}/{quote(name)}.png"

@@ -22,7 +22,7 @@ class Status:
     """Says how far a store is: rows done, rate, time left, failures, and who is at work on what.
 
     Args:
-      store: folder of the store of a sweep or a search.
+      store: folder of the store of a sweep, a search or a profile.
       json: print it as JSON.
     """
 
@@ -37,7 +37,7 @@ class Status:
         if self.json:
             print(json.dumps({**found._asdict(), "holders": [h._asdict() for h in found.holders]}, indent=1))
             return
-        unit = "starts" if found.what == "search" else "inits"
+        unit = {"search": "starts", "profile": "rows of the plane"}.get(found.what, "inits")
         rows = {
             found.what: f"{found.landscape}, {found.num_rows} {unit} in {found.num_units} units of {found.unit}",
             "done": f"{found.num_done} ({found.num_done / found.num_rows:.1%})",
@@ -58,7 +58,7 @@ class Verify:
     """Reads a whole store and says what in it cannot be: torn chunks, missing rows, numbers that contradict each other.
 
     Args:
-      store: folder of the store of a sweep or a search.
+      store: folder of the store of a sweep, a search or a profile.
       redo: mark damaged units as not done; the command that made the store does them again.
     """
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from hessjax import axes
 from hessjax.figures import Axis
+from hessjax.seen_panels import contours
+from hessjax.seen_views import MARKERS, draw_contours, draw_surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,30 +21,32 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_law", "draw_portrait"]
 
-LEVELS = 28
-MARKERS = "osD^vP"
 TAILS = 0.002, 0.998  # quantiles of the eigenvalues between which they are drawn, where the law ends inside them
 
 
 def draw_portrait(found: Portrait) -> Figure:
     """Contours, surface and spectra side by side; a curve and spectra for a landscape of one parameter."""
     figure = axes.figure((15, 4.9))
-    heights, note = _heights(found.plane.loss)
+    note = ""
     if len(found.plane.ys) > 1:
         flat, solid, spectra = (
             figure.add_subplot(131),
             figure.add_subplot(132, projection="3d"),
             figure.add_subplot(133),
         )
-        _contours(flat, found, heights)
-        _surface(solid, found, heights)
+        plane = found.plane
+        marks = {name: (x, y) for name, x, y in plane.marks}
+        panel = contours(plane.xs, plane.ys, plane.loss, labels=plane.labels, title="Loss", marks=marks)
+        note = panel.note or "heights: loss"
+        draw_contours(panel._replace(note=""), flat)
+        draw_surface(panel, solid)
     else:
         flat, spectra = figure.add_subplot(121), figure.add_subplot(122)
         _line(flat, found)
     _spectra(spectra, found)
     figure.suptitle(axes.plain(f"{found.name}: {found.size:,} parameter{'s' * (found.size > 1)}"), x=0.01, ha="left",
                     fontsize=14, fontweight="bold")  # fmt: skip
-    said = [*found.notes, note] if len(found.plane.ys) > 1 else found.notes
+    said = [*found.notes, note] if note else found.notes
     figure.supxlabel(
         axes.plain("\n".join(textwrap.wrap("; ".join(said), 190))),
         fontsize=8,
@@ -51,44 +55,6 @@ def draw_portrait(found: Portrait) -> Figure:
         ha="right",
     )
     return figure
-
-
-def _heights(loss: np.ndarray) -> tuple[np.ndarray, str]:
-    """Losses as drawn: as they are, or, where the largest would hide all else, on an arcsinh scale above the lowest."""
-    finite = loss[np.isfinite(loss)]
-    low, middle, top = (finite.min(), np.median(finite), finite.max()) if finite.size else (0.0, 0.0, 0.0)
-    if top - low > 20 * (middle - low) > 0:
-        return np.arcsinh(
-            (loss - low) / (middle - low)
-        ), "heights: arcsinh of the loss above its lowest, over the median"
-    return loss, "heights: loss"
-
-
-def _contours(ax: Axes, found: Portrait, heights: np.ndarray) -> None:
-    plane = found.plane
-    axes.frame(ax, "Loss", "")
-    axes.label(ax, *plane.labels)
-    finite = heights[np.isfinite(heights)]
-    if finite.size and np.ptp(finite) > 0:
-        ax.contourf(plane.xs, plane.ys, heights, levels=LEVELS, cmap="viridis")
-        ax.contour(plane.xs, plane.ys, heights, levels=LEVELS, colors="white", linewidths=0.3, alpha=0.6)
-    for k, (name, x, y) in enumerate(plane.marks):
-        ax.plot(x, y, MARKERS[k % len(MARKERS)], color="#b2182b", markeredgecolor="white", markersize=7, label=name)
-    ax.legend(fontsize=7.5, loc="upper right", framealpha=0.85)
-    ax.set_xlim(plane.xs[0], plane.xs[-1])
-    ax.set_ylim(plane.ys[0], plane.ys[-1])
-
-
-def _surface(ax: Any, found: Portrait, heights: np.ndarray) -> None:
-    plane = found.plane
-    x, y = np.meshgrid(plane.xs, plane.ys)
-    ax.plot_surface(x, y, heights, cmap="viridis", linewidth=0, antialiased=True, rcount=80, ccount=80, alpha=0.95)
-    ax.tick_params(labelsize=7, pad=-2)
-    ax.locator_params(nbins=5)
-    ax.set_xlabel(axes.plain(plane.labels[0]), fontsize=8, labelpad=-2)
-    ax.set_ylabel(axes.plain(plane.labels[1]), fontsize=8, labelpad=-2)
-    ax.view_init(elev=32, azim=-60)
-    ax.set_box_aspect((1, 1, 0.7), zoom=0.95)
 
 
 def _line(ax: Axes, found: Portrait) -> None:

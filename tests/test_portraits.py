@@ -67,9 +67,10 @@ def test_every_kind_of_point_comes_before_another_of_its_kind(name, float64):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "panels"), [("peano", {}, 3), ("scalar-linear", {"depth": 1}, 2), ("zero", {}, 3)]
+    ("name", "options", "panels"), [("peano", {}, 4), ("scalar-linear", {"depth": 1}, 2), ("zero", {}, 3)]
 )
 def test_the_figure_has_a_panel_for_plane_surface_and_spectra(name, options, panels):
+    """And a bar for the plane's colours, where there are several."""
     found = portrait(hj.landscapes.get(name, **options), KEY, resolution=5, tol=1e-6)
     figure = hj.plot.portrait(found)
     assert len(figure.axes) == panels

@@ -346,10 +346,10 @@ def _figure(name: str, panel, folder: str) -> str:
     caption = next(text for start, text in (_CAPTIONS | CAPTIONS | SEEN).items() if name.startswith(start))
     if isinstance(panel, panels.Scatter) and panel.x.size > interactive.MOST:
         caption += f" A random {interactive.MOST:,} of the {panel.x.size:,} points are drawn here; the lines use all."
-    picture = f"{quote(folder)}/{quote(name)}.png"
+    picture, note = f"{quote(folder)}/{quote(name)}.png", f"{escape(panel.note)}. " if panel.note else ""
     return (
         f'<figure><h3>{escape(panel.title)}</h3><div class="plot" id="{name}"></div>'
-        f'<figcaption>{caption} <span class="note">{escape(panel.note)}. <a href="{picture}">PNG</a></span>'
+        f'<figcaption>{caption} <span class="note">{note}<a href="{picture}">PNG</a></span>'
         "</figcaption></figure>"
     )
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from numpy.testing import assert_array_equal
 
 import hessjax as hj
+from hessjax.flags import key_values
 from hessjax.landscapes import networks, tasks
 
 EPS = float(np.finfo(float).eps)
@@ -437,3 +439,11 @@ def test_no_option_of_a_network_hides_one_of_a_task():
     given = {option for source in tasks.TASKS.values() for option in inspect.signature(source.make).parameters}
     for factory in (networks.mlp, networks.conv, networks.resnet, networks.rnn, networks.lstm, networks.transformer):
         assert given & set(inspect.signature(factory).parameters) == set()
+
+
+def test_no_norm_can_be_spelled_on_a_command_line():
+    options = key_values("options", ["norm=none", "channels=2", "rows=20"])
+    spelled, named = networks.resnet(**options), networks.resnet(norm="none", channels=(2,), rows=20)
+    params = spelled.init(jax.random.key(0))
+    assert jax.tree.structure(params) == jax.tree.structure(named.init(jax.random.key(0)))
+    assert_array_equal(spelled.loss(params, spelled.batch), named.loss(params, named.batch))

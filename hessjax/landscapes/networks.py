@@ -240,7 +240,7 @@ def resnet(
     blocks: int = 1,
     kernel: int = 3,
     skip: bool = True,
-    norm: str = "batch",
+    norm: str | None = "batch",
     statistics: str = "frozen",
     statistics_seed: int = 0,
     activation: str = "relu",
@@ -261,7 +261,7 @@ def resnet(
       blocks: of two convolutions, in every stage.
       kernel: side of the kernels.
       skip: whether blocks have the shortcut; without, the same layers follow one another.
-      norm: "batch", "layer" (every row over its positions and channels) or "none".
+      norm: "batch", "layer" (every row over its positions and channels) or "none" (or None, as a command line has it).
       statistics: with norm "batch". "frozen": mean and variance of every channel are constants, those over the task's
         rows at init(jax.random.key(statistics_seed)), so the loss is per row; at other params they are not those of the
         data, as for a trained net's running averages. "batch": they are computed from the rows given, inside the loss
@@ -292,7 +292,7 @@ def resnet(
         raise ValueError(f"channels must be one number or more and not fall, as shortcuts add them; got {channels}.")
     check_whole("blocks", blocks)
     check_whole("kernel", kernel)
-    choice("norm", norm, ("batch", "layer", "none"))
+    norm = choice("norm", "none" if norm is None else norm, ("batch", "layer", "none"))
     choice("statistics", statistics, ("frozen", "batch"))
     choice("activation", activation, ACTIVATIONS)
     couples = norm == "batch" and statistics == "batch"

@@ -442,7 +442,7 @@ def test_no_option_of_a_network_hides_one_of_a_task():
 
 
 def test_no_norm_can_be_spelled_on_a_command_line():
-    options = key_values("options", ["norm=none", "channels=2", "rows=20"])
+    options = key_values("options", ["norm=none", "channels=2,", "rows=20"])
     spelled, named = networks.resnet(**options), networks.resnet(norm="none", channels=(2,), rows=20)
     params = spelled.init(jax.random.key(0))
     assert jax.tree.structure(params) == jax.tree.structure(named.init(jax.random.key(0)))

@@ -292,7 +292,7 @@ def resnet(
         raise ValueError(f"channels must be one number or more and not fall, as shortcuts add them; got {channels}.")
     check_whole("blocks", blocks)
     check_whole("kernel", kernel)
-    norm = choice("norm", "none" if norm is None else norm, ("batch", "layer", "none"))
+    norm = str(choice("norm", "none" if norm is None else norm, ("batch", "layer", "none")))
     choice("statistics", statistics, ("frozen", "batch"))
     choice("activation", activation, ACTIVATIONS)
     couples = norm == "batch" and statistics == "batch"

@@ -238,7 +238,7 @@ def open_sweep(path: str | Path) -> xarray.Dataset:
       path: folder of the store.
 
     Raises:
-      StoreError: there is no store there.
+      StoreError: there is no store there, or one of another kind.
       ImportError: xarray or zarr is not installed; the message has the command.
 
     Example:
@@ -248,5 +248,5 @@ def open_sweep(path: str | Path) -> xarray.Dataset:
       >>> dict(ds.sizes)["eigenvalue"], ds.attrs["num_done"]
       (6, 2)
     """
-    ds = runs.opened(path).set_coords(["init", "step"])
+    ds = runs.opened(path, "sweep").set_coords(["init", "step"])
     return ds.assign_attrs(num_inits=ds.sizes["init"])

@@ -94,10 +94,17 @@ def _training(ds: xr.Dataset) -> Traces:
     names = _names(ds)
     median = lambda variable: _over_inits(ds[variable].values.astype(float))
     parts = {label: dict(zip(names, median(variable), strict=True)) for label, variable in RUNS.items()}
-    levels = {"sharpness (largest eigenvalue)": dict(ds.attrs.get("thresholds", {}))}
+    levels = {"sharpness (largest eigenvalue)": _thresholds(ds)}
     note = "; ".join(x for x in (_inits(ds), "dotted: thresholds of stability" if any(levels.values()) else "") if x)
     shown: dict[str, Any] = {"title": "Along training", "note": note, "levels": levels}
     return traces(ds["step"].values, parts, x_label="training step", **shown)
+
+
+def _thresholds(ds: xr.Dataset) -> dict[str, float]:
+    """Those of the store that are numbers: it may be anybody's."""
+    given = ds.attrs.get("thresholds")
+    numbers = given.items() if isinstance(given, dict) else ()
+    return {name: float(x) for name, x in numbers if isinstance(x, int | float) and np.isfinite(x)}
 
 
 def _over_inits(values: np.ndarray) -> np.ndarray:
@@ -156,7 +163,7 @@ def table(ds: xr.Dataset) -> list[dict[str, Any]]:
     lines = ds["line_loss"].values.astype(float)[..., inside]
     slack = 1e-6 * np.abs(lines).max(-1, keepdims=True)
     monotone = (np.diff(lines, axis=-1) <= slack).all(-1)
-    thresholds = ds.attrs.get("thresholds", {})
+    thresholds = _thresholds(ds)
     return [
         {
             "optimizer": name,

@@ -340,7 +340,7 @@ def open_profile(path: str | Path) -> xarray.Dataset:
       path: folder of the store.
 
     Raises:
-      StoreError: there is no store there.
+      StoreError: there is no store there, or one of another kind.
       ImportError: xarray or zarr is not installed; the message has the command.
 
     Example:
@@ -350,5 +350,5 @@ def open_profile(path: str | Path) -> xarray.Dataset:
       >>> ds["barrier"].sel(optimizer="sgd", other="adam").shape
       (1,)
     """
-    names = list((ds := runs.opened(path)).attrs["config"]["optimizers"])
-    return ds.set_coords(["step"]).assign_coords(optimizer=names, other=names)
+    names = {"optimizer": "optimizers", "other": "optimizers"}
+    return runs.opened(path, "profile", names).set_coords(["step"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,11 +103,16 @@ def check_shares(unit: Any, worker: Any, what: str) -> None:
         raise ValueError(f"unit must be at least 1 {what}, got {unit!r}; it is a whole number.")
 
 
-def opened(path: str | Path) -> xarray.Dataset:
+def opened(path: str | Path, kind: str, names: Mapping[str, str] | None = None) -> xarray.Dataset:
     """A store's arrays, finished or not, with `done` for each row and what the log tells as attributes.
 
+    Args:
+      path: folder of the store.
+      kind: "sweep", "search" or "profile".
+      names: dimension -> the field of the configuration that names what lies along it.
+
     Raises:
-      StoreError: there is no store there.
+      StoreError: there is no store there, or one of another kind; its configuration names other things than it holds.
       ImportError: xarray or zarr is not installed; the message has the command.
     """
     try:
@@ -115,11 +121,21 @@ def opened(path: str | Path) -> xarray.Dataset:
     except ImportError as error:
         raise ImportError("reading a store needs xarray and zarr; pip install 'hessjax[io]'.") from error
     store = Store.open(path)
+    found = store.attributes.get("kind", "sweep")
+    if found != kind:
+        way = f"; read it with hj.open_{found}" if found in ("sweep", "search", "profile") else ""
+        raise StoreError(f"the store at {str(store.path)!r} is of a {found}, wanted a {kind}{way}.")
     # As a store, not a path: zarr reads a path as a URL, and a per cent sign or a hash in it as an escape.
     ds = xarray.open_zarr(zarr.storage.LocalStore(store.path, read_only=True), consolidated=False, chunks=None)
     done = store.done_rows()
     ds = ds.drop_vars("done").assign_coords(done=(store.rows, done, {"long_name": "row computed"}))
     ds.attrs.pop("hessjax_store", None)
+    for dim, field in (names or {}).items():
+        config = ds.attrs.get("config")
+        words = config.get(field) if isinstance(config, dict) else None
+        if not isinstance(words, list) or len(words) != ds.sizes.get(dim):
+            raise StoreError(f"the store at {str(store.path)!r} does not name its {field}: {words!r}.")
+        ds = ds.assign_coords({dim: [str(word) for word in words]})
     return ds.assign_attrs(run_attrs(store.events()), num_done=int(done.sum()))
 
 

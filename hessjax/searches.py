@@ -239,7 +239,7 @@ def open_search(path: str | Path) -> xarray.Dataset:
       path: folder of the store.
 
     Raises:
-      StoreError: there is no store there.
+      StoreError: there is no store there, or one of another kind.
       ImportError: xarray or zarr is not installed; the message has the command.
 
     Example:
@@ -249,5 +249,4 @@ def open_search(path: str | Path) -> xarray.Dataset:
       >>> ds["negative"].values.tolist(), ds["finder"].values.tolist()
       ([[0], [0]], ['newton-mr'])
     """
-    ds = runs.opened(path).set_coords(["start"])
-    return ds.assign_coords(finder=list(ds.attrs["config"]["methods"]))
+    return runs.opened(path, "search", {"finder": "methods"}).set_coords(["start"])

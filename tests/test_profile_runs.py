@@ -146,6 +146,25 @@ def test_another_study_is_refused_and_an_old_one_is_not_a_sweep(tmp_path):
         hj.merge([path], tmp_path / "m.zarr")
 
 
+def test_stores_of_other_kinds_say_how_they_are_read():
+    path = made()
+    for read in (hj.open_sweep, hj.open_search):
+        with pytest.raises(StoreError, match=r"is of a profile, wanted a s\w+; read it with hj.open_profile"):
+            read(path)
+
+
+def test_a_store_that_names_other_optimizers_than_it_holds_is_refused(tmp_path):
+    import json
+
+    path = hj.profile(hj.Profile(**SMALL, optimizers=("sgd", "adam")), tmp_path / "p.zarr", progress=False)
+    for words in (["sgd"], "sgd", None, {"sgd": 1}):
+        said = json.loads((path / "zarr.json").read_text())
+        said["attributes"]["config"]["optimizers"] = words
+        (path / "zarr.json").write_text(json.dumps(said))
+        with pytest.raises(StoreError, match="does not name its optimizers"):
+            hj.open_profile(path)
+
+
 def test_verify_finds_rows_that_are_gone_and_numbers_that_are_not_finite(tmp_path):
     path = hj.profile(hj.Profile(**SMALL, optimizers=("sgd",)), tmp_path / "p.zarr", unit=2, progress=False)
     assert hj.verify(path) == []

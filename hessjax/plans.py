@@ -77,7 +77,7 @@ def plan_sweep(
       >>> import hessjax as hj
       >>> plan = hj.plan_sweep(hj.Sweep(landscape="quadratic", num_inits=100, num_steps=4, times=2))
       >>> plan.num_params, plan.inits_left, plan.num_units
-      (6, 100, 4)
+      (6, 100, 2)
     """
     check_is(Sweep, config)
     runs.check_shares(unit, (0, 1), "init")

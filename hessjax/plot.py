@@ -297,7 +297,7 @@ def portrait(found: Portrait) -> Figure:
         >>> import jax, hessjax as hj
         >>> from hessjax.portraits import portrait as measured
         >>> len(portrait(measured(hj.landscapes.get("saddle"), jax.random.key(0), resolution=9, tol=1e-6)).axes)
-        3
+        4
     """
     return views.draw_portrait(found)
 

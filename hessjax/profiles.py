@@ -14,7 +14,7 @@ devices; that program is kept for as long as `f` is the same function.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -344,9 +344,18 @@ def _value(f: Callable, params: PyTree, batch: PyTree) -> Any:
 def _planned(f: Callable, points: PyTree, batch: PyTree, num_devices: int) -> int:
     """As many points at a time as fit, were no intermediate result of theirs ever freed."""
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), points)
-    program, _ = traced(lambda params, batch: _value(f, params, batch), one, batch)
-    made = sum(var.aval.size * var.aval.dtype.itemsize for eqn in program.jaxpr.eqns for var in eqn.outvars)
+    rest = jax.eval_shape(lambda x: x, batch)
+    leaves, structure = jax.tree.flatten((one, rest))
+    made = _bytes_made(f, structure, tuple(leaves), jax.config.read("jax_enable_x64"))
     return int(np.clip(batch_bytes(measuring_bytes(num_devices), num_devices) // max(made, 1), 1, MOST))
+
+
+@lru_cache(maxsize=256)
+def _bytes_made(f: Callable, structure: Any, leaves: tuple, _x64: bool) -> int:
+    """Bytes of all results at one point. Tracing takes longer than a small profile, so that it is done once."""
+    one, batch = jax.tree.unflatten(structure, leaves)
+    program, _ = traced(lambda params, batch: _value(f, params, batch), one, batch)
+    return sum(var.aval.size * var.aval.dtype.itemsize for eqn in program.jaxpr.eqns for var in eqn.outvars)
 
 
 def _stacked(*points: PyTree) -> PyTree:

@@ -226,3 +226,17 @@ def test_what_is_no_line_is_refused(call, said):
 def test_params_that_cannot_move_are_refused():
     with pytest.raises(TypeError, match="leaf 'n' is int32"):
         profiles.line(lambda p: p["w"], {"w": 1.0, "n": jnp.arange(3)}, {"w": 1.0, "n": jnp.arange(3)}, [0])
+
+
+def test_a_second_profile_of_the_same_function_traces_nothing():
+    calls = []
+
+    def f(w):
+        calls.append(w)
+        return w @ w
+
+    again = lambda k: hj.profiles.line(f, jnp.zeros(3), k * jnp.ones(3), [0.0, 0.5, 1.0]).values
+    first = again(1.0)
+    traced = len(calls)
+    assert_allclose(again(2.0), 4 * first)
+    assert len(calls) == traced > 0

@@ -72,7 +72,7 @@ def refined(
 
     first = _round(op, block, jax.random.fold_in(key, 0), k=k, which=which, rtol=rtol)
     (block, found), _ = jax.lax.while_loop(again, turn, (first, jnp.int32(1)))
-    return found, block
+    return found._replace(values=jnp.where(jnp.isinf(found.residuals), jnp.nan, found.values)), block
 
 
 def _round(op: Operator, block: PyTree, key: PRNGKey, *, k: int, which: str, rtol: float) -> tuple[PyTree, Eigenpairs]:
@@ -95,7 +95,8 @@ def _round(op: Operator, block: PyTree, key: PRNGKey, *, k: int, which: str, rto
     wanted = best[:k][jnp.argsort(values[best[:k]])]
     vectors, moved = (trees.combine(rotation[:, wanted].T, x) for x in (basis, images))
     off = lambda value, v, image: trees.norm(trees.axpy(-value, v, image))
-    residuals = jax.vmap(off)(values[wanted], vectors, moved)
+    # A place that no vector fills has no eigenvalue: of a block of zeros, as after a step that was not finite.
+    residuals = jnp.where(filled[wanted], jax.vmap(off)(values[wanted], vectors, moved), jnp.inf)
     values = jnp.where(finite, values[wanted], jnp.nan)
     return block, Eigenpairs(values, vectors, residuals, residuals <= rtol * norm, jnp.int32(matvecs(kept)))
 

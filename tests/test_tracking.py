@@ -315,3 +315,15 @@ def run_once(optimizer, params):
 def test_measures_that_make_no_sense_are_refused(given):
     with pytest.raises(ValueError, match=next(iter(given))):
         measures.extremes(bowl, KEY, **given)
+
+
+@pytest.mark.parametrize(("budget", "whole"), [(15, False), (300, True)])
+def test_places_that_no_vector_fills_are_no_eigenvalues(budget, whole):
+    """Of twice the identity, after a step that was not finite: all are 2, or not there, and never converged to else."""
+    measure = hj.measures.extremes(lambda w: jnp.sum(w**2), jax.random.key(0), k=3, max_matvecs=budget)
+    lost = jnp.full_like(measure.init(jnp.ones(10)), jnp.nan)
+    found, _ = measure.update(jnp.ones(10), lost, None)
+    there = np.isfinite(found.values)
+    assert_allclose(found.values[there], 2, rtol=1e-5)
+    assert not found.converged[~there].any()
+    assert there.all() == found.converged.all() == whole

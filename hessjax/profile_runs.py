@@ -283,10 +283,9 @@ def _between(land: Landscape, found: Comparison) -> np.ndarray:
 
 def _along(land: Landscape, points: PyTree, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Losses on lines between points of those numbers, [lines, t]."""
-    one = np.eye(len(jax.tree.leaves(points)[0]))
-    weights = (1 - LINE)[:, None] * one[first][:, None] + LINE[:, None] * one[last][:, None]
-    losses = profiles.combinations(land.loss, points, weights.reshape(-1, len(one)), batch=land.batch)
-    return np.asarray(losses, float).reshape(len(first), len(LINE))
+    at = lambda k: jax.tree.map(lambda x: x[k], points)
+    line = lambda a, b: profiles.line(land.loss, at(a), at(b), LINE, batch=land.batch).values
+    return np.array([np.asarray(line(int(a), int(b)), float) for a, b in zip(first, last, strict=True)])
 
 
 def _measured(config: Profile, land: Landscape) -> tuple[str, ...]:

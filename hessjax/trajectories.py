@@ -21,7 +21,7 @@ from hessjax.landscapes.base import Landscape
 from hessjax.modes import barrier, disagreement
 from hessjax.negative import negative_fraction
 from hessjax.objective import mean_loss
-from hessjax.profiles import combinations
+from hessjax.profiles import line
 from hessjax.signature import by_values
 from hessjax.train import Trainer, make_optimizer
 from hessjax.trees import PRNGKey
@@ -220,12 +220,10 @@ def _distances(params: PyTree) -> Float[Array, "init time optimizer optimizer"]:
 
 def _barriers(land: Landscape, points: PyTree, resolution: int) -> Float[np.ndarray, "optimizer optimizer"]:
     count, ts = len(jax.tree.leaves(points)[0]), np.linspace(0, 1, resolution)
-    pairs = [(i, j) for i in range(count) for j in range(i)]
+    each = [jax.tree.map(lambda x, k=k: x[k], points) for k in range(count)]
     heights = np.zeros((count, count))
-    if pairs:
-        one = np.eye(count)
-        weights = np.concatenate([(1 - ts)[:, None] * one[i] + ts[:, None] * one[j] for i, j in pairs])
-        losses = np.asarray(combinations(land.loss, points, weights, batch=land.batch), float)
-        for (i, j), line in zip(pairs, losses.reshape(len(pairs), resolution), strict=True):
-            heights[i, j] = heights[j, i] = barrier(ts, line).height
+    for i in range(count):
+        for j in range(i):  # each pair by itself, as one that diverged is no part of the others' lines
+            losses = np.asarray(line(land.loss, each[i], each[j], ts, batch=land.batch).values, float)
+            heights[i, j] = heights[j, i] = barrier(ts, losses).height
     return heights

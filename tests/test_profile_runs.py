@@ -189,6 +189,8 @@ def test_a_run_that_diverges_leaves_its_row_and_the_plane_of_the_others(tmp_path
     assert np.isfinite(ds["x"]).all()
     assert np.isfinite(ds["loss"][:, 3]).any()
     assert len(table(ds)) == 2
+    assert np.isfinite(ds["line_loss"].sel(optimizer="momentum")).all()  # what diverged is no part of the others' lines
+    assert np.isfinite(ds["between_loss"].sel(optimizer="momentum", other="momentum")).all()
     assert profile_panels(ds)["plane_loss"].paths["wild"].shape == (6, 2)
 
 

@@ -305,16 +305,14 @@ def _plan() -> dict[str, str]:
     import jax
 
     from hessjax.devices import batch_bytes, measuring_bytes
-    from hessjax.lanes import MANY
     from hessjax.stacks import is_counted
 
     count, backend = jax.local_device_count(), jax.default_backend()
     memory = measuring_bytes(count)
-    when = f", where there are {MANY} measurements or more" if backend == "cpu" else ""
     return {
         "inits": f"sharded over {count} {backend} device{'s' * (count > 1)}, without communication",
         "memory": f"{memory / 2**30:.1f} GiB for measuring, half of what is available",
-        "batches": f"as many inits at a time on a device as take {batch_bytes(memory, count) / 2**20:.3g} MiB{when}",
+        "batches": f"as many inits at a time on a device as take {batch_bytes(memory, count) / 2**20:.3g} MiB",
         "spectra": "tridiagonal forms, small ones side by side and others by LAPACK, counted"
         if is_counted()
         else "the backend's eigenvalues",

@@ -47,8 +47,8 @@ class Sweep(Stored):
       lanczos_steps: where spectra are estimated, Lanczos steps of each probe.
       num_probes: where spectra are estimated, random probes of each init, the same at all its times.
       chunk: rows per pass of a Hessian-vector product; None takes all at once.
-      lane_width: most inits per compiled program (four or fewer lanes are made equally wide); part of what makes a run
-        repeatable to the bit.
+      lane_width: most inits per compiled program, part of what makes a run repeatable to the bit. Four or fewer lanes
+        are made equally wide where they are no part of a larger study: it and its merged parts then differ by rounding.
 
     Raises:
       ValueError: a field out of range; the message names it, the value and what is wanted.

@@ -1,8 +1,7 @@
 """One lane of a sweep: `lane_width` inits started, trained and measured by three compiled programs.
 
 The lane axis is sharded over local devices with no communication; within a device inits are trained together, and
-measured one after another, or, where there are many measurements, so many at a time as stay in the cache (on an
-accelerator, in memory).
+measured so many at a time as stay in the cache (on an accelerator, in memory).
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ from hessjax.train import Trainer, TrainState, make_optimizer
 
 __all__ = ["Lanes", "Way", "resolve"]
 
-MANY = 4000  # measurements of a sweep that are worth a second compilation
 FEW = 4  # lanes, of which an empty place is a noticeable share
 PILOT = 32  # inits whose median loss places the times
 
@@ -200,19 +198,20 @@ class Lanes:
         advance = jax.jit(self._sharded(together, False, False, True, True), donate_argnums=0)
         state = _placed(state, self.mesh)
         self._run_advance = advance.lower(state, inits, zero, zero).compile()
-        self._compile_measure(state.params)
-        if way is None and (self.config.measure != "slq" or jax.default_backend() != "cpu"):  # no quicker on a CPU
-            self._batch_measure(state.params)
+        if way is None:
+            self.way = Way(together=self._dividing(self._fitting() // self._least()))
+        self._compile_measure(state.params, self._fitting() * self.mesh.size if way is None else self.memory)
         self.compile_s = round(time.perf_counter() - began, 3)
 
-    def _compile_measure(self, params: PyTree) -> None:
+    def _compile_measure(self, params: PyTree, fitting: int) -> None:
         """The measuring program; of fewer inits at a time, then in columns, then fewer, until it is within bounds."""
         while True:
             self._run_measure = self._measuring(params)
-            if self._workspace() <= self.memory:
+            taken, together = self._workspace(), self.way.together
+            if taken <= (self.memory if together == 1 else min(fitting, self.memory)):
                 return
-            if self.way.together > 1:
-                self.way = self.way._replace(together=1)
+            if together > 1:
+                self.way = self.way._replace(together=self._dividing(min(fitting * together // taken, together - 1)))
             elif self.config.measure == "slq":
                 break
             elif self.way.pieces:
@@ -237,19 +236,20 @@ class Lanes:
 
         return jax.jit(self._sharded(lane, False, False)).lower(params, self.numbers(0)).compile()
 
-    def _batch_measure(self, params: PyTree) -> None:
-        """As many inits of a device at a time as fit, to judge by what one takes; none where compiling takes longer."""
-        if jax.default_backend() == "cpu" and self.config.num_inits * len(self.times) < MANY:
-            return
-        one, share = (self.way, self._run_measure), self._padded // self.mesh.size
-        fitting = batch_bytes(self.memory, self.mesh.size) * self.mesh.size // max(1, self._workspace())
-        # A remainder would be a program of its own.
-        for together in (k for k in range(min(share, fitting), 1, -1) if share % k == 0):
-            self.way = one[0]._replace(together=together)
-            self._run_measure = self._measuring(params)
-            if self._workspace() <= self.memory:
-                return
-        self.way, self._run_measure = one
+    def _fitting(self) -> int:
+        """Bytes that inits measured together may take on a device; on a CPU estimates are no quicker together."""
+        alone = self.config.measure == "slq" and jax.default_backend() == "cpu"
+        return 0 if alone else batch_bytes(self.memory, self.mesh.size)
+
+    def _least(self) -> int:
+        """Bytes that measuring one init takes at the least, of which to guess how many fit: compiling will tell."""
+        size = self.num_params * jnp.dtype(self.config.dtype).itemsize
+        return size * (3 * self.config.num_probes if self.config.measure == "slq" else 5 * self.num_params)
+
+    def _dividing(self, most: int) -> int:
+        """The largest number of a device's inits, up to `most`, that leaves no remainder, a program of its own."""
+        share = self._padded // self.mesh.size
+        return next((k for k in range(min(share, most), 1, -1) if share % k == 0), 1)
 
     def _workspace(self) -> int:
         analysis = self._run_measure.memory_analysis()

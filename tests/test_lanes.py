@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from hessjax import OperatorError, Sweep, landscapes
 from hessjax import lanes as lanes_module
 from hessjax.landscapes import Landscape
-from hessjax.lanes import PILOT, Lanes, resolve
+from hessjax.lanes import PILOT, Lanes, Way, resolve
 from hessjax.measuring import measure
 from hessjax.times import _increasing
 
@@ -393,15 +393,15 @@ def test_a_memory_bound_that_pieces_break_is_kept_by_columns():
 def test_small_inits_are_measured_so_many_at_a_time_as_the_cache_holds(monkeypatch):
     width = 2 * len(jax.devices())
     config = Sweep(landscape="quadratic", num_inits=width, lane_width=width, num_steps=2, times=2)
-    one = Lanes(config, resolve(config))
-    alone = run(one, [0, 2])
-    monkeypatch.setattr(lanes_module, "MANY", 1)
     many = Lanes(config, resolve(config))
     together = run(many, [0, 2])
+    one = Lanes(config, resolve(config))
+    one.compile([0, 2], Way())
+    alone = one.run(0)
     assert (one.way.together, many.way.together) == (1, 2)
     for name, value in alone.items():
         assert_allclose(together[name], value, rtol=1e-5, atol=1e-5)
-    tight = Lanes(config, resolve(config), one._workspace() * 3 // 2)
+    tight = Lanes(config, resolve(config), many._workspace() - 1)
     run(tight, [0, 2])
     assert tight.way.together == 1
     assert tight._workspace() <= tight.memory
@@ -410,6 +410,21 @@ def test_small_inits_are_measured_so_many_at_a_time_as_the_cache_holds(monkeypat
     assert again.way == many.way
     for name, value in again.run(0).items():
         assert_array_equal(value, together[name])
+
+
+@pytest.mark.parametrize("guess", [1, 100])  # bytes that one init takes at the least: far too few, or about right
+def test_how_many_inits_fit_is_judged_by_what_the_program_takes(monkeypatch, guess):
+    width = 16 * len(jax.devices())
+    config = Sweep(landscape="quadratic", num_inits=width, lane_width=width, num_steps=2, times=2)
+    one = Lanes(config, resolve(config))
+    one.compile([0], Way())
+    cache = one._workspace() // one.mesh.size * 5
+    monkeypatch.setattr(lanes_module, "batch_bytes", lambda *_: cache)
+    monkeypatch.setattr(Lanes, "_least", lambda self: guess)
+    lanes = Lanes(config, resolve(config))
+    lanes.compile([0])
+    assert lanes.way.together > 1
+    assert lanes._workspace() <= cache * lanes.mesh.size
 
 
 def test_a_matrix_beyond_memory_is_refused_before_anything_is_compiled():

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, final
 
 import jax
@@ -31,6 +30,7 @@ from hessjax.negative import negative_fraction as _negative_fraction
 from hessjax.objective import mean_loss
 from hessjax.operators import Operator, Wrapper, pytree
 from hessjax.projections import Eigenpairs
+from hessjax.preconditioners import preconditioner as preconditioner_of
 from hessjax.quadrature import Quadrature, slq
 from hessjax.subspaces import matvecs, refined, width
 from hessjax.traces import trace as _trace
@@ -154,6 +154,8 @@ def preconditioned_sharpness(
     *,
     b2: float = 0.999,
     eps: float = 1e-8,
+    eps_root: float = 0.0,
+    preconditioner: Callable[[Any], PyTree] | None = None,
     k: int = 1,
     rtol: float = 1e-3,
     max_matvecs: int | None = None,
@@ -162,8 +164,10 @@ def preconditioned_sharpness(
     """The largest eigenvalues of P^(-1/2) H P^(-1/2), P what Adam, RMSProp or Adagrad divide gradients by.
 
     Needs `hj.track(..., inner=optimizer)`. P is read from the optimiser's state before the update: of Adam and its kin
-    sqrt(nu / (1 - b2^count)) + eps, of RMSProp sqrt(nu + eps), of Adagrad sqrt(sum + eps); at count 0, where there is
-    none yet, the values are NaN. Compare with `hj.tracking.stability_threshold`.
+    sqrt(nu / (1 - b2^count) + eps_root) + eps, of RMSProp sqrt(nu + eps), of Adagrad sqrt(sum + eps); at count 0, where
+    there is none yet, the values are NaN. Adamax keeps a state of Adam's type and cannot be told from it: give its own
+    P. Compare with `hj.tracking.stability_threshold`, from when 1 - b1^count, by which Adam's first steps are larger,
+    is nearly 1.
 
     Args:
       loss: as in `extremes`.
@@ -171,13 +175,16 @@ def preconditioned_sharpness(
       batch: data.
       b2: the optimiser's, for the bias correction.
       eps: the optimiser's.
+      eps_root: of Adam, the optimiser's.
+      preconditioner: P of an optimiser's state, like params, where it is another; None: by the kind of state.
       k: how many eigenvalues.
       rtol: as in `extremes`.
       max_matvecs: as in `extremes`.
       chunk: rows per pass.
 
     Raises:
-      ValueError: as `extremes`; when it is first called, without an optimiser whose state has second moments.
+      ValueError: as `extremes`; when it is first called, without an optimiser whose state has second moments of a kind that
+        is known.
 
     Example:
       >>> import optax
@@ -193,7 +200,8 @@ def preconditioned_sharpness(
     References: Cohen et al. (2022), arXiv:2207.14484, section 2.
     """
     options = _checked(key, k, "LA", rtol, max_matvecs)
-    return _Preconditioned(Extremes(loss, key, batch, chunk, *options), b2, eps)
+    sizes = {"b2": b2, "eps": eps, "eps_root": eps_root}
+    return _Preconditioned(Extremes(loss, key, batch, chunk, *options), sizes, preconditioner)
 
 
 def negative_fraction(
@@ -309,17 +317,22 @@ class _Overlap:
 @dataclass(frozen=True, eq=False)
 class _Preconditioned:
     top: Extremes
-    b2: float
-    eps: float
+    sizes: dict[str, float]
+    given: Callable[[Any], PyTree] | None
 
     def init(self, params: PyTree) -> PyTree:
         return self.top.init(params)
 
     def update(self, params: PyTree, state: PyTree, inner_state: Any) -> tuple[Ends, PyTree]:
         top = self.top
-        divided, known = _preconditioner(inner_state, params, self.b2, self.eps)
+        if self.given is None:
+            divided, known = preconditioner_of(inner_state, params, **self.sizes)
+        else:
+            divided, known = trees.conform(self.given(inner_state), params, "preconditioner"), jnp.bool_(True)
         op = Hessian(top.loss, params, top.batch, chunk=top.chunk)
-        found, block = top.found(_Between(op, jax.tree.map(lambda p: jax.lax.rsqrt(p), divided)), state)
+        found, block = top.found(
+            _Between(op, jax.tree.map(lambda p, w: jax.lax.rsqrt(p).astype(w.dtype), divided, params)), state
+        )
         ends = _ends(found)
         return ends._replace(values=jnp.where(known, ends.values, jnp.nan), converged=ends.converged & known), block
 
@@ -343,29 +356,6 @@ class _Between(Wrapper):
 
     def linearized(self, num_products: int = 1) -> Operator:
         return _Between(self.a.linearized(num_products), self.d)
-
-
-def _preconditioner(inner: Any, params: PyTree, b2: float, eps: float) -> tuple[PyTree, Array]:
-    """What an optimiser's state says it divides by, and whether it says anything yet."""
-    has = lambda *names: lambda x: set(names) <= set(getattr(x, "_fields", ()))
-    for wanted in (("nu", "count"), ("nu",), ("sum_of_squares",)):
-        found = [x for x in jax.tree.leaves(inner, is_leaf=has(*wanted)) if has(*wanted)(x)]
-        if found and jax.tree.structure(getattr(found[0], wanted[0])) == jax.tree.structure(params):
-            moments = getattr(found[0], wanted[0])
-            if "count" in wanted:
-                count = found[0].count
-                bias = jnp.where(count > 0, 1 - b2**count, 1)
-                return jax.tree.map(partial(_adams, bias, eps), moments), count > 0
-            known = jnp.any(jnp.stack([jnp.any(x > 0) for x in jax.tree.leaves(moments)]))
-            return jax.tree.map(lambda x: jnp.sqrt(x + eps), moments), known
-    raise ValueError(
-        "preconditioned_sharpness needs the state of an optimizer with second moments: hj.track(measure, every, "
-        f"inner=optax.adam(...)); got {'none' if inner is None else jax.tree.structure(inner)}."
-    )
-
-
-def _adams(bias: Array, eps: float, moment: Array) -> Array:
-    return (jnp.sqrt(moment / bias) + eps).astype(moment.dtype)
 
 
 def _ends(found: Eigenpairs) -> Ends:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from hessjax import trees
@@ -314,14 +314,26 @@ def combinations(f: Callable, points: PyTree, weights: Any, *, batch: PyTree = N
     if at_once is not None:
         check_count("at_once", at_once)
     f = hashable(f)
-    spread = any(len(x.sharding.device_set) > 1 for x in jax.tree.leaves(points) if isinstance(x, jax.Array))
-    mesh = lane_mesh(len(weights), 1 if spread else None)
-    share = -(-len(weights) // mesh.size)
-    at_once = min(share, at_once or _planned(f, points, batch, mesh.size))
-    padded = np.concatenate([weights, np.repeat(weights[-1:], share * mesh.size - len(weights), axis=0)])
+    mesh = _mesh(len(weights), points, batch)
+    count = 1 if mesh is None else mesh.size
+    share = -(-len(weights) // count)
+    at_once = min(share, at_once or _planned(f, points, batch, count))
+    padded = np.concatenate([weights, np.repeat(weights[-1:], share * count - len(weights), axis=0)])
     weights_in = jnp.asarray(padded, trees.scalar_dtype(points))
-    values = _evaluated(f, points, weights_in, batch, mesh=None if spread or mesh.size == 1 else mesh, at_once=at_once)
+    if mesh is not None:  # also what was put on one device
+        points, batch = jax.device_put((points, batch), NamedSharding(mesh, PartitionSpec()))
+    values = _evaluated(f, points, weights_in, batch, mesh=mesh, at_once=at_once)
     return jax.tree.map(lambda x: x[: len(weights)], values)
+
+
+def _mesh(count: int, points: PyTree, batch: PyTree) -> Any:
+    """The devices that points are spread over; None where arrays are spread themselves, or put on another kind."""
+    arrays = [x for x in jax.tree.leaves((points, batch)) if isinstance(x, jax.Array)]
+    where = [x.sharding.device_set for x in arrays if not isinstance(x, jax.core.Tracer)]
+    mesh = lane_mesh(count)
+    kind = mesh.devices.flat[0].platform
+    apart = any(len(devices) > 1 or next(iter(devices)).platform != kind for devices in where)
+    return None if apart or mesh.size == 1 or len(where) < len(arrays) else mesh
 
 
 @partial(jax.jit, static_argnames=("f", "mesh", "at_once"))

@@ -52,7 +52,7 @@ LAYERS = [
         "streamed",
     ],
     ["fisher", "functionals", "layerwise", "minres", "traces"],
-    ["composition", "finders.curvatures", "spectra", "subspaces"],
+    ["composition", "finders.curvatures", "preconditioners", "spectra", "subspaces"],
     ["assembly", "finders.base", "measures", "measuring"],
     [*FINDERS, "lanes", "pool", "tracking", "trajectories"],
     ["finders.methods"],

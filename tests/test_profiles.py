@@ -240,3 +240,19 @@ def test_a_second_profile_of_the_same_function_traces_nothing():
     traced = len(calls)
     assert_allclose(again(2.0), 4 * first)
     assert len(calls) == traced > 0
+
+
+@pytest.mark.parametrize("committed", ["params", "batch", "both", "closed over"])
+def test_what_is_put_on_one_device_is_seen_by_all(committed):
+    device = jax.local_devices()[-1]
+    put = lambda tree, name: jax.device_put(tree, device) if committed in (name, "both") else tree
+    a, b = put(jnp.ones(3), "params"), put(jnp.arange(3.0), "params")
+    x, ts = put(jnp.linspace(0, 1, 12).reshape(4, 3), "batch"), np.linspace(0, 1, 7)
+    expected = [np.mean((np.asarray(x) @ ((1 - t) * np.asarray(a) + t * np.asarray(b))) ** 2) for t in ts]
+    if committed == "closed over":
+        here = jax.device_put(x, device)
+        found = profiles.line(lambda w: jnp.mean((here @ w) ** 2), a, b, ts)
+    else:
+        found = profiles.line(lambda w, rows: (rows @ w) ** 2, a, b, ts, batch=x)
+    assert_allclose(found.values, expected, rtol=1e-6)
+    assert len(found.values.sharding.device_set) > 1

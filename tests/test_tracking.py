@@ -260,21 +260,31 @@ def test_the_gradients_share_in_the_top_subspace(float64):
     assert_allclose(value.grad_norm, jnp.linalg.norm(grad))
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "adagrad"])
+PRECONDITIONED = {
+    "adam": (optax.adam(1e-3, b1=0.0), {}),
+    "adam, eps within the root": (optax.adam(1e-3, b1=0.0, b2=0.9, eps=1e-4, eps_root=1e-3),
+                                  {"b2": 0.9, "eps": 1e-4, "eps_root": 1e-3}),
+    "adamw": (optax.adamw(1e-3, b1=0.0, weight_decay=0.0), {}),
+    "amsgrad": (optax.amsgrad(1e-3, b1=0.0), {}),
+    "rmsprop": (optax.rmsprop(1e-3, decay=0.9), {}),
+    "rmsprop, bias corrected": (optax.rmsprop(1e-3, decay=0.9, bias_correction=True), {"b2": 0.9}),
+    "rmsprop, centered": (optax.rmsprop(1e-3, decay=0.9, centered=True, eps=1e-4), {"eps": 1e-4}),
+    "adagrad": (optax.adagrad(1e-3), {"eps": 1e-7}),
+    "adamax": (optax.adamax(1e-3, b1=0.0), {"preconditioner": lambda state: state[0].nu}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(PRECONDITIONED))
 def test_preconditioned_sharpness_is_that_of_the_divided_hessian(float64, name):
     """Against the dense matrix, divided by what the update itself shows: (update without momentum) / gradient."""
     params, batch = problem("float64")
-    made = {
-        "adam": optax.adam(1e-3, b1=0.0), "adamw": optax.adamw(1e-3, b1=0.0, weight_decay=0.0),
-        "rmsprop": optax.rmsprop(1e-3, decay=0.9), "adagrad": optax.adagrad(1e-3),
-    }[name]  # fmt: skip
-    eps = 1e-7 if name == "adagrad" else 1e-8
+    made, options = PRECONDITIONED[name]
     mean = lambda p: jnp.mean(net(p, batch))
     state, p = made.init(params), params
     for _ in range(5):
         updates, state = made.update(jax.grad(mean)(p), state, p)
         p = optax.apply_updates(p, updates)
-    measure = measures.preconditioned_sharpness(net, KEY, batch, eps=eps, rtol=1e-7, max_matvecs=10_000)
+    measure = measures.preconditioned_sharpness(net, KEY, batch, rtol=1e-7, max_matvecs=10_000, **options)
     value, _ = measure.update(p, measure.init(p), state)
     # The update just made divided the gradient before it by P of the state it left.
     before = jax.tree.map(lambda a, u: a - u, p, updates)
@@ -292,6 +302,8 @@ def test_preconditioned_sharpness_needs_second_moments():
         hj.track(measure, 1).init(jnp.ones(2))
     with pytest.raises(ValueError, match="second moments"):
         hj.track(measure, 1, optax.sgd(0.1)).init(jnp.ones(2))
+    with pytest.raises(ValueError, match="state ScaleByNovogradState .* give preconditioner="):
+        hj.track(measure, 1, optax.novograd(0.1)).init(jnp.ones(2))
 
 
 def test_other_measures_are_the_calls_they_are_named_after():

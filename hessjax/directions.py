@@ -158,7 +158,7 @@ def normalized(
         if norm == "none" and (w.ndim > 1 or vectors == "scaled"):
             return d
         if w.ndim <= 1:
-            return jnp.zeros_like(d) if vectors == "zero" else d * _ratio(w, d, ())
+            return jnp.zeros_like(d) if vectors == "zero" else (d * _ratio(w, d, ())).astype(d.dtype)
         kept = _filter_axes(trees.path_str(path), w.ndim, given) if norm == "filter" else ()
         return (d * _ratio(w, d, kept)).astype(d.dtype)
 
@@ -168,7 +168,8 @@ def normalized(
 def _ratio(w: Array, d: Array, kept: tuple[int, ...]) -> Array:
     """Norms of w over those of d, over all axes but those kept; 0 where d is."""
     summed = tuple(axis for axis in range(w.ndim) if axis not in kept)
-    norm = lambda x: jnp.sqrt(jnp.sum(x**2, axis=summed, keepdims=True))
+    wide = jnp.promote_types(w.dtype, jnp.float32)  # squares of half precision overflow
+    norm = lambda x: jnp.sqrt(jnp.sum(x.astype(wide) ** 2, axis=summed, keepdims=True))
     below = norm(d)
     return jnp.where(below > 0, norm(w) / jnp.where(below > 0, below, 1), 0)
 
@@ -233,8 +234,10 @@ def trajectory_plane(points: PyTree, *, origin: str = "last", num_components: in
         "mean", to which all are nearest.
       num_components: k.
 
+    Where points lie on a line, the directions beside it are any that are orthogonal.
+
     Raises:
-      ValueError: an unknown origin; fewer points than num_components + 1; points that are all the same.
+      ValueError: an unknown origin; fewer points, or fewer params, than components want; points that are all the same.
 
     Example:
       >>> import hessjax as hj
@@ -251,26 +254,31 @@ def trajectory_plane(points: PyTree, *, origin: str = "last", num_components: in
     (count,) = {len(x) for x in jax.tree.leaves(points)}
     if count <= num_components:
         raise ValueError(f"points are {count}, wanted at least {num_components + 1} for {num_components} components.")
+    if trees.size(jax.tree.map(lambda x: x[0], points)) < num_components:
+        raise ValueError(f"num_components is {num_components}, more than there are params.")
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), points)
     away = jax.tree.map(jnp.subtract, points, mean)
-    values, weights = np.linalg.eigh(np.asarray(trees.gram(away, away), np.float64))
+    gram = np.asarray(trees.gram(away, away), np.float64)
+    if not np.isfinite(gram).all() or not np.trace(gram) > 0:
+        raise ValueError("points are all the same, or too large or not finite: there is no plane.")
+    values, weights = np.linalg.eigh(gram)
     values, weights = values[::-1].clip(0), weights[:, ::-1]
-    if not values[0] > 0:
-        raise ValueError("points are all the same, or not finite: there is no plane.")
-    directions = _orthonormal(trees.combine(jnp.asarray(weights[:, :num_components].T), away))
+    directions = _orthonormal(trees.combine(jnp.asarray(weights[:, :num_components].T), away), values[0] ** 0.5)
     at = mean if origin == "mean" else jax.tree.map(lambda x: x[-1 if origin == "last" else 0], points)
     frame = Frame(at, directions)
     return Trajectory(frame, *frame.project(points), jnp.asarray(values[: count - 1] / values.sum()))
 
 
-def _orthonormal(block: PyTree) -> PyTree:
-    """Twice Gram-Schmidt, as the components of small variance are far from orthogonal in float32."""
+def _orthonormal(block: PyTree, largest: float) -> PyTree:
+    """Twice Gram-Schmidt, as the components of small variance are far from orthogonal; drawn where one is rounding."""
     rows: list[PyTree] = []
     for k in range(len(jax.tree.leaves(block)[0])):
         row = jax.tree.map(lambda x, k=k: x[k], block)
+        if not float(trees.norm(row)) > 100 * trees.eps(row) * largest:
+            row = trees.normal_like(jax.random.key(k), trees.structs(row))
         for _ in range(2):
-            row = trees.scale(1 / jnp.maximum(trees.norm(row), jnp.finfo(trees.scalar_dtype(row)).tiny), row)
+            row = trees.scale(1 / trees.norm(row), row)
             for before in rows:
                 row = trees.axpy(-trees.dot(before, row), before, row)
-        rows.append(trees.scale(1 / jnp.maximum(trees.norm(row), jnp.finfo(trees.scalar_dtype(row)).tiny), row))
+        rows.append(trees.scale(1 / trees.norm(row), row))
     return jax.tree.map(lambda *x: jnp.stack(x), *rows)

@@ -29,8 +29,8 @@ from hessjax.negative import Fraction
 from hessjax.negative import negative_fraction as _negative_fraction
 from hessjax.objective import mean_loss
 from hessjax.operators import Operator, Wrapper, pytree
-from hessjax.projections import Eigenpairs
 from hessjax.preconditioners import preconditioner as preconditioner_of
+from hessjax.projections import Eigenpairs
 from hessjax.quadrature import Quadrature, slq
 from hessjax.subspaces import matvecs, refined, width
 from hessjax.traces import trace as _trace
@@ -176,15 +176,15 @@ def preconditioned_sharpness(
       b2: the optimiser's, for the bias correction.
       eps: the optimiser's.
       eps_root: of Adam, the optimiser's.
-      preconditioner: P of an optimiser's state, like params, where it is another; None: by the kind of state.
+      preconditioner: P of an optimiser's state, like params, where it is another; None: by the state.
       k: how many eigenvalues.
       rtol: as in `extremes`.
       max_matvecs: as in `extremes`.
       chunk: rows per pass.
 
     Raises:
-      ValueError: as `extremes`; when it is first called, without an optimiser whose state has second moments of a kind that
-        is known.
+      ValueError: as `extremes`; when it is first called, without an optimiser whose state has second moments of a
+        kind that is known.
 
     Example:
       >>> import optax

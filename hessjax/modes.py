@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +82,8 @@ def barrier(ts: Any, losses: Any) -> Barrier:
       >>> hj.modes.barrier([0.0, 0.25, 1.0], [1.0, 3.0, 2.0])
       Barrier(height=1.75, at=0.25, peak=3.0)
 
-    References: Frankle et al. (2020), arXiv:1912.05671, section 2; Draxler et al. (2018), arXiv:1803.00885.
+    References: Entezari et al. (2021), arXiv:2110.06296, definition 2.1; Frankle et al. (2020), arXiv:1912.05671, take
+      the mean of the ends' losses instead of the line between them.
     """
     ts, losses = np.asarray(ts, float), np.asarray(losses, float)
     if ts.ndim != 1 or len(ts) < 2 or losses.shape != ts.shape or not (np.diff(ts) > 0).all():
@@ -120,7 +121,7 @@ def connect(
       key: of the draws.
       batch: data.
       num_steps: of the search.
-      optimizer: of the bend; None: Adam, from .03 down by a cosine.
+      optimizer: of the bend, an optax transformation; None: Adam, from .03 down by a cosine.
       batch_size: rows drawn for each step; None: all.
       points_per_step: draws of t.
       num: points of the two profiles that are returned.
@@ -148,7 +149,7 @@ def connect(
         if batch is None:
             raise ValueError("batch_size was given and no batch.")
     ends = jax.tree.map(lambda x, y: jnp.stack([jnp.asarray(x), y]), a, trees.conform(b, a, "b"))
-    optimizer = optimizer or optax.adam(optax.schedules.cosine_decay_schedule(0.03, num_steps))
+    optimizer = optimizer or _cosine(num_steps)
     sizes = (num_steps, points_per_step, batch_size)
     bend, training = _bent(hashable(loss), optimizer, sizes, ends, key, batch)
     ts = np.linspace(0, 1, num)
@@ -156,6 +157,11 @@ def connect(
     over = lambda points, weights: np.asarray(combinations(loss, points, weights, batch=batch), float)
     curve, straight = over(three, _bezier(ts, np)), over(ends, np.stack([1 - ts, ts], 1))
     return Connection(bend, ts, curve, straight, barrier(ts, curve), barrier(ts, straight), np.asarray(training))
+
+
+@lru_cache(maxsize=64)  # the same transformation each time, or every call would compile anew
+def _cosine(num_steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.schedules.cosine_decay_schedule(0.03, num_steps))
 
 
 def _bezier(t: Any, numbers: Any) -> Any:
@@ -181,7 +187,8 @@ def _bent(
             return jnp.mean(jax.lax.map(jax.checkpoint(one), ts))
 
         value, grad = jax.value_and_grad(mean)(bend)
-        updates, memory = optimizer.update(grad, memory, bend)
+        more = {"value": value, "grad": grad, "value_fn": mean}
+        updates, memory = optax.with_extra_args_support(optimizer).update(grad, memory, bend, **more)
         moved = (optax.apply_updates(bend, updates), memory)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, state), value
 
@@ -214,7 +221,8 @@ def widths(
       batch: data of a loss.
 
     Returns:
-      Distances backwards and forwards; inf where f does not rise so much within `most`. What is not finite has risen.
+      Distances backwards and forwards; inf where f does not rise so much within `most`. What is not finite has risen;
+      NaN where f is not finite at the origin.
 
     Raises:
       ValueError: rise or most not above 0; directions are not like params; a direction is zero.
@@ -248,6 +256,7 @@ def widths(
         beyond = ~(np.asarray(combinations(f, block, weights, batch=batch), float) <= values[:, 0] + rise)
         low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
     found = np.where(first > 0, (low + high) / 2, np.inf)
+    found = np.where(np.isfinite(values[:, 0]), found, np.nan)
     return found.reshape(2, -1).T
 
 
@@ -255,6 +264,8 @@ def disagreement(
     model: Callable, points: PyTree, inputs: PyTree, *, decide: Callable | None = None
 ) -> Float[np.ndarray, "points points"]:
     """The share of rows for which two solutions decide differently, of every pair.
+
+    A solution with an output that is NaN decides nothing: its pairs are NaN.
 
     Args:
       model: `model(params, inputs) -> outputs`, rows first.
@@ -274,15 +285,22 @@ def disagreement(
     References: Im et al. (2016), arXiv:1612.04010, on solutions of different optimisers.
     """
     trees.check_params(points, "points")
-    made = np.asarray(_decisions(hashable(model), hashable(decide or _largest), points, inputs))
+    found = _decisions(hashable(model), hashable(decide or _largest), points, inputs)
+    made, decided = (np.asarray(x) for x in found)
     if made.ndim != 2:
         raise ValueError(f"decisions have shape {made.shape[1:]}, wanted one a row.")
-    return np.array([[np.mean(one != other) for other in made] for one in made])
+    apart = np.array([[np.mean(one != other) for other in made] for one in made])
+    return np.where(decided[:, None] & decided, apart, np.nan)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _decisions(model: Callable, decide: Callable, points: PyTree, inputs: PyTree) -> Array:
-    return jax.lax.map(lambda params: decide(model(params, inputs)), points)
+def _decisions(model: Callable, decide: Callable, points: PyTree, inputs: PyTree) -> tuple[Array, Array]:
+    def one(params: PyTree) -> tuple[Array, Array]:
+        outputs = model(params, inputs)
+        lost = [jnp.any(jnp.isnan(x)) for x in jax.tree.leaves(outputs) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        return decide(outputs), ~jnp.any(jnp.array(lost, bool))
+
+    return jax.lax.map(one, points)
 
 
 def _largest(outputs: Float[Array, "rows ..."]) -> Int[Array, " rows"] | Bool[Array, " rows"]:

@@ -18,8 +18,8 @@ def preconditioner(
     """What an optimiser divides by, as its state says, and whether it says anything yet.
 
     Args:
-      opt_state: of optax: adam and whatever scales as it (adamw, nadam, lamb), adabelief, amsgrad, rmsprop (centered and
-        with bias correction too), adagrad.
+      opt_state: of optax: adam and what scales as it does (adamw, nadam, lamb), adabelief, amsgrad, rmsprop (centered
+        and with bias correction too), adagrad.
       params: what it trains.
       b2: decay of the second moments, for their bias.
       eps: of the optimiser.
@@ -33,8 +33,8 @@ def preconditioner(
       >>> adam, w = optax.adam(0.1), jnp.array([3.0, 4.0])
       >>> _, state = adam.update(w, adam.init(w), w)
       >>> divided, known = preconditioner(state, w, b2=0.999, eps=1e-8, eps_root=0.0)
-      >>> divided.round(3).tolist(), bool(known)
-      ([3.0, 4.0], True)
+      >>> bool(jnp.allclose(divided, w)), bool(known)
+      (True, True)
     """
     kinds = _kinds(b2, eps, eps_root)
     has_moments = lambda x: any(name in ("nu", "sum_of_squares") for name in getattr(x, "_fields", ()))

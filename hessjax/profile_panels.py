@@ -144,7 +144,9 @@ def _matrix(ds: xr.Dataset, name: str, label: str) -> Matrix:
     values = ds[name].values.astype(float)
     middle = _over_inits(np.swapaxes(values.reshape(len(values), -1), 0, 1)).reshape(values.shape[1:])
     title = {"disagreement": "Disagreement of ends", "barrier": "Barriers between ends"}[name]
-    return pairs([shorten(x, 20) for x in _names(ds)], middle, label=label, title=title, note=_inits(ds))
+    names = _names(ds)
+    short = [shorten(x, 20) for x in names]  # as long as they are told apart: a plot has one place for a name
+    return pairs(short if len(set(short)) == len(short) else names, middle, label=label, title=title, note=_inits(ds))
 
 
 def table(ds: xr.Dataset) -> list[dict[str, Any]]:

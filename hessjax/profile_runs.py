@@ -104,6 +104,10 @@ def profile(
         Store.open(path)
     plans = {name: _phases(name) for name in config.optimizers}
     land = resolve(config)
+    if trees.size(jax.eval_shape(land.init, jax.random.key(0))) < 2:
+        raise ValueError(
+            f"landscape {config.landscape_name!r} has one parameter: there is no plane; use hj.profiles.line."
+        )
     store = _open_or_create(config, land, plans, Path(path), min(unit or ROWS, config.resolution), progress)
     if not runs.units_of(store, (0, 1) if take_over else worker):
         if progress:
@@ -175,26 +179,42 @@ def _seen(config: Profile, land: Landscape, found: Comparison, key: Array) -> _S
     first_end = jax.tree.map(lambda x: x[0, -1], paths)
     explained = np.full(2, np.nan)
     if config.plane == "trajectories":
-        kept = np.flatnonzero(np.isfinite(np.asarray(jax.vmap(trees.norm)(flat))))  # without what diverged
+        kept = _near(flat)
+        if len(kept) < 3:
+            raise ValueError("optimizers: all diverged at once, so that no plane goes through their trajectories.")
         made = profiles.trajectory_plane(jax.tree.map(lambda x: x[kept], flat), origin="mean")
         frame, explained = made.frame, np.resize(np.asarray(made.explained), 2)
     elif config.plane == "solutions":
         ends = jax.tree.map(lambda x: jnp.swapaxes(x[:, :, -1], 0, 1).reshape(-1, *x.shape[3:]), found.params)
-        three = [jax.tree.map(lambda x, k=k: x[k], ends) for k in range(3)]
+        kept = _near(ends)[:3]
+        if len(kept) < 3:
+            raise ValueError("optimizers: fewer than three ends of training are finite, so that no plane is theirs.")
+        three = [jax.tree.map(lambda x, k=k: x[k], ends) for k in kept]
         frame, _ = profiles.plane_through(*three)
+    elif not len(_near(jax.tree.map(lambda x: x[None], first_end))):
+        raise ValueError(
+            f"optimizers: {found.names[0]!r} diverged, and the plane is around its end; put another first."
+        )
     elif config.plane == "eigenvectors":
-        top = jax.jit(lambda p: eigsh(Hessian(land.loss, p, land.batch), key, k=2).vectors)(first_end)
+        other = jax.random.fold_in(key, 3)  # numbers below are of `compare_optimizers`
+        top = jax.jit(lambda p: eigsh(Hessian(land.loss, p, land.batch), other, k=2).vectors)(first_end)
         frame = profiles.Frame(first_end, jax.tree.map(lambda x: x[::-1], top))
     else:
         # Where there are vectors alone, such as those of a closed form, they are what is moved.
         vectors = "zero" if any(x.ndim > 1 for x in jax.tree.leaves(first_end)) else "scaled"
-        keys = jax.random.split(jax.random.fold_in(key, 2))
+        keys = jax.random.split(jax.random.fold_in(key, 4))
         drawn = [profiles.filter_normalized(k, first_end, vectors=vectors) for k in keys]
         frame = profiles.Frame(first_end, jax.tree.map(lambda *x: jnp.stack(x), *drawn))
     at, off = _projected(frame, flat)
     shape = (len(found.names), len(found.steps))
     xs, ys = _sides(config, at, float(trees.norm(jax.tree.map(lambda x: x[0, -1] - x[0, 0], paths))))
     return _Seen(frame, at.reshape(*shape, 2), off.reshape(shape), explained, xs, ys)
+
+
+def _near(points: PyTree) -> np.ndarray:
+    """Numbers of the points that did not diverge: whose squares, of all of them, can be added up."""
+    norms = np.asarray(jax.vmap(trees.norm)(points), float)
+    return np.flatnonzero(norms < 1e-3 * np.sqrt(float(jnp.finfo(jax.tree.leaves(points)[0].dtype).max)))
 
 
 def _projected(frame: profiles.Frame, points: PyTree) -> tuple[np.ndarray, np.ndarray]:
@@ -208,12 +228,12 @@ def _projected(frame: profiles.Frame, points: PyTree) -> tuple[np.ndarray, np.nd
 
 
 def _sides(config: Profile, at: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+    at = at[np.isfinite(at).all(1)]
     if config.extent is not None or config.plane in ("eigenvectors", "random"):
         reach = config.extent or (1.0 if config.plane == "random" else length / 2 or 1.0)
         middle = (at.min(0) + at.max(0)) / 2 if config.plane in ("trajectories", "solutions") else np.zeros(2)
         ends = np.stack([middle - reach, middle + reach])
     else:
-        at = at[np.isfinite(at).all(1)]
         low, high = at.min(0), at.max(0)
         room = MARGIN * np.maximum(high - low, 0.1 * (high - low).max() or 1.0)
         ends = np.stack([low - room, high + room])

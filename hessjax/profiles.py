@@ -3,7 +3,7 @@
 `f(params)` may return anything (a loss, an error, extreme eigenvalues, predictions), so a map of curvature is a plane
 like any other. With `batch=` it is a loss, `f(params, batch)`, and its mean over rows is taken. Points are evaluated
 in one compiled program, as many at a time as the cache (on an accelerator, the memory) holds, spread over local
-devices; that program is kept for as long as `f` is the same function.
+devices; that program is kept for as long as `f` is the same function. These are calls for the host: not under jit.
 
 >>> import hessjax as hj
 >>> saddle = lambda w: w[0] ** 2 - w[1] ** 2
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
@@ -329,7 +330,7 @@ def combinations(f: Callable, points: PyTree, weights: Any, *, batch: PyTree = N
 def _mesh(count: int, points: PyTree, batch: PyTree) -> Any:
     """The devices that points are spread over; None where arrays are spread themselves, or put on another kind."""
     arrays = [x for x in jax.tree.leaves((points, batch)) if isinstance(x, jax.Array)]
-    where = [x.sharding.device_set for x in arrays if not isinstance(x, jax.core.Tracer)]
+    where = [x.sharding.device_set for x in arrays if not isinstance(x, Tracer)]
     mesh = lane_mesh(count)
     kind = mesh.devices.flat[0].platform
     apart = any(len(devices) > 1 or next(iter(devices)).platform != kind for devices in where)
@@ -339,7 +340,7 @@ def _mesh(count: int, points: PyTree, batch: PyTree) -> Any:
 @partial(jax.jit, static_argnames=("f", "mesh", "at_once"))
 def _evaluated(f: Callable, points: PyTree, weights: Array, batch: PyTree, *, mesh: Any, at_once: int) -> Any:
     def some(weights: Array, points: PyTree, batch: PyTree) -> Any:
-        one = lambda w: _value(f, trees.combine(w, points), batch)
+        one = lambda w: _value(f, _mixture(w, points), batch)
         return jax.lax.map(one, weights, batch_size=at_once if at_once > 1 else None)
 
     if mesh is None:
@@ -347,6 +348,12 @@ def _evaluated(f: Callable, points: PyTree, weights: Array, batch: PyTree, *, me
     lane, same = PartitionSpec("lane"), PartitionSpec()
     spread = jax.shard_map(some, mesh=mesh, in_specs=(lane, same, same), out_specs=lane, check_vma=False)
     return spread(weights, points, batch)
+
+
+def _mixture(weights: Array, points: PyTree) -> PyTree:
+    """In float32 at the least: half precision has too few digits for a place between two points."""
+    wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), points)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), trees.combine(weights, wide), points)
 
 
 def _value(f: Callable, params: PyTree, batch: PyTree) -> Any:

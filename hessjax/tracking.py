@@ -30,6 +30,8 @@ from hessjax.objective import mean_loss
 
 __all__ = ["Cost", "TrackState", "cost", "jsonl", "stability_threshold", "tensorboard", "track", "tracked"]
 
+ROUNDS, STEPS = 5, 10  # measurements that are timed, and training steps before each
+
 
 class TrackState(NamedTuple):
     """What `track` keeps in the optimiser's state.
@@ -90,6 +92,10 @@ def track(
         shapes, _ = jax.eval_shape(update, params, state, seen(inner_state))
         return TrackState(jnp.int32(0), jax.tree.map(_nothing, shapes), state, inner_state)
 
+    def logged(due: Any, count: Any, value: Any) -> None:
+        if due and log is not None:  # under vmap both sides run
+            log(count, value)
+
     def updated(updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, Any]:
         if params is None:
             raise ValueError("hj.track measures params: call optimizer.update(grads, state, params).")
@@ -97,11 +103,11 @@ def track(
         def now(_):
             value, kept = update(params, state.measure_state, seen(state.inner_state))
             if log is not None:
-                jax.debug.callback(log, state.count, value)
+                jax.debug.callback(logged, due, state.count, value)
             return jax.tree.map(_like, (value, kept), (state.value, state.measure_state))
 
-        kept = (state.value, state.measure_state)
-        value, measured = jax.lax.cond(state.count % every == 0, now, lambda _: kept, None)
+        due, kept = state.count % every == 0, (state.value, state.measure_state)
+        value, measured = jax.lax.cond(due, now, lambda _: kept, None)
         updates, inner_state = wrapped.update(updates, state.inner_state, params, **extra)
         return updates, TrackState(state.count + 1, value, measured, inner_state)
 
@@ -109,7 +115,8 @@ def track(
 
 
 def tracked(opt_state: PyTree) -> Any:
-    """What was measured last, wherever in an optimiser's state it is; of several trackers a tuple, in their order.
+    """What was measured last, wherever in an optimiser's state it is; of several trackers a tuple, in their order, one
+    that wraps another before it.
 
     Args:
       opt_state: the state of an optimiser with `track` in it.
@@ -137,7 +144,7 @@ def tracked(opt_state: PyTree) -> Any:
 def _inside(state: Any) -> list[TrackState]:
     is_state = lambda x: isinstance(x, TrackState)
     found = [x for x in jax.tree.leaves(state, is_leaf=is_state) if is_state(x)]
-    return found + [y for x in found for y in _inside(x.inner_state)]
+    return [y for x in found for y in (x, *_inside(x.inner_state))]
 
 
 def _parts(measure: Any) -> tuple[Callable, Callable]:
@@ -235,7 +242,7 @@ class Cost(NamedTuple):
     """What a measure costs beside a training step.
 
     Attributes:
-      measure_s: seconds of a measurement that goes on from the last one.
+      measure_s: seconds of a measurement that goes on from the last one, some steps before.
       step_s: seconds of a training step: gradient and update.
       every: the least number of steps between measurements with which their share is no more than was asked for.
       share: of the time of training and measuring, with that many.
@@ -258,8 +265,10 @@ def cost(
 ) -> Cost:
     """Times a measure and a training step, and says how often one can measure for so much of the time.
 
+    Trains a little from `params`: warm starts save less where params have moved further between measurements.
+
     Args:
-      measure: as for `track`, without a view of the optimiser.
+      measure: as for `track`.
       optimizer: of the training step.
       loss: `loss(params, batch)`, per example or scalar.
       params: where to measure.
@@ -289,24 +298,26 @@ def cost(
         )
         return optax.apply_updates(params, updates), state
 
-    inner = optimizer.init(params)
-    measured = jax.jit(lambda params, state: update(params, state, inner))
-    _, warm = measured(params, begin(params))
-    measure_s = _seconds(measured, params, warm)
-    step_s = _seconds(jax.jit(stepped), params, inner, batch)
+    step, measured = jax.jit(stepped), jax.jit(update)
+    state = (params, optimizer.init(params), begin(params))
+    steps, measurements = [], []
+    for number in range(ROUNDS + 1):  # the first compiles; params move between measurements, as they will
+        params, inner, kept = state
+        for _ in range(STEPS):
+            (params, inner), seconds = _timed(step, params, inner, batch)
+            steps.append(seconds)
+        (_, kept), seconds = _timed(measured, params, kept, inner)
+        measurements += [seconds] * (number > 0)
+        state = (params, inner, kept)
+    measure_s, step_s = float(np.median(measurements)), float(np.median(steps))
     every = max(1, int(np.ceil(measure_s * (1 - share) / (share * step_s))))
     return Cost(measure_s, step_s, every, measure_s / (measure_s + every * step_s))
 
 
-def _seconds(function: Callable, *args: Any, rounds: int = 5) -> float:
-    """The median of some runs, after one."""
-    jax.block_until_ready(function(*args))
-    found = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        found.append(time.perf_counter() - began)
-    return float(np.median(found))
+def _timed(function: Callable, *args: Any) -> tuple[Any, float]:
+    began = time.perf_counter()
+    found = jax.block_until_ready(function(*args))
+    return found, time.perf_counter() - began
 
 
 def stability_threshold(learning_rate: Any, *, momentum: Any = 0.0, kind: str = "sgd") -> Any:

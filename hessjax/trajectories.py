@@ -57,8 +57,8 @@ class Comparison(NamedTuple):
       distance: between trajectories at the same time, [init, time, optimizer, optimizer].
       barrier: height of the loss on the line between last points, above that between their losses, [init, optimizer,
         optimizer]; NaN where one diverged.
-      disagreement: share of rows that last points decide differently, [init, optimizer, optimizer]; None where the
-        landscape has no model.
+      disagreement: share of rows that last points decide differently, [init, optimizer, optimizer]; NaN where one
+        diverged, None where the landscape has no model or is not of classes.
     """
 
     names: tuple[str, ...]
@@ -127,11 +127,14 @@ def compare_optimizers(
     check_tolerance("tol", tol)
     plans = {name: _phases(name, plan, num_steps) for name, plan in _named(optimizers).items()}
     steps = np.unique(np.linspace(0, num_steps, times).round().astype(int))
-    keys = jax.random.split(key, num_inits)
-    starts = jax.jit(jax.vmap(lambda k: land.init(jax.random.fold_in(k, 0))))(keys)
+    keys = jax.random.split(jax.random.fold_in(key, 0), num_inits)
+    starts = jax.jit(jax.vmap(land.init))(keys)
+    keys = jax.random.split(jax.random.fold_in(key, 1), num_inits)
     paths = [_path(land, plan, starts, keys, steps, batch_size) for plan in plans.values()]
     params = jax.tree.map(lambda *x: jnp.stack(x), *paths)
-    rows = [_measured(land, path, jax.random.fold_in(key, 1), tol) for path in paths]
+    one = partial(_one, land, jax.random.fold_in(key, 2), tol)
+    measured = jax.jit(lambda points: jax.lax.map(lambda row: jax.lax.map(one, row), points))
+    rows = [[np.asarray(x, float) for x in measured(path)] for path in paths]
     loss, grad_norm, sharpness, negative = (np.stack([row[k] for row in rows]) for k in range(4))
     distance = np.asarray(_distances(params))
     last = jax.tree.map(lambda x: x[:, :, -1], params)
@@ -186,12 +189,6 @@ def _path(
                 found.append(state.params)
         params = state.params
     return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *found)
-
-
-def _measured(land: Landscape, path: PyTree, key: PRNGKey, tol: float) -> tuple[np.ndarray, ...]:
-    measure = partial(_one, land, key, tol)
-    found = jax.jit(lambda points: jax.lax.map(lambda row: jax.lax.map(measure, row), points))(path)
-    return tuple(np.asarray(x, float) for x in found)
 
 
 def _one(land: Landscape, key: PRNGKey, tol: float, params: PyTree) -> tuple[Array, ...]:

@@ -146,12 +146,36 @@ def test_a_trajectory_of_little_height_is_still_an_orthonormal_frame():
     [
         (jnp.ones((5, 3)), {}, "all the same"),
         (jnp.ones((2, 3)), {}, "points are 2, wanted at least 3"),
+        (jnp.arange(4.0)[:, None], {}, "num_components is 2, more than there are params"),
+        (jnp.array([[1e30, 0.0], [0.0, 0.0], [1.0, 1.0]], "float32"), {}, "too large"),
         (jnp.eye(4), {"origin": "end"}, "origin must be one of last, first, mean; got 'end'"),
     ],
 )
 def test_trajectories_without_a_plane_are_refused(points, given, said):
     with pytest.raises(ValueError, match=said):
         trajectory_plane(points, **given)
+
+
+def test_points_on_a_line_have_a_plane_all_the_same():
+    ts = jnp.linspace(-1.0, 2.0, 9)[:, None]
+    found = trajectory_plane(ts * jnp.array([1.0, 2.0, -2.0]))
+    assert_allclose(found.frame.directions @ found.frame.directions.T, np.eye(2), atol=1e-6)
+    assert_allclose(np.abs(found.frame.directions[0]), np.array([1, 2, 2]) / 3, atol=1e-6)
+    assert_allclose(found.coordinates[:, 1], 0, atol=1e-5)
+    assert_allclose(found.distance, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_norms_of_half_precision_are_those_of_wider_numbers(dtype):
+    """Squares of these overflow in float16."""
+    w = jnp.asarray(RNG.normal(size=(200, 5)) * 100, dtype)
+    d = jnp.asarray(RNG.normal(size=(200, 5)), dtype)
+    made = normalized(d, w)
+    assert made.dtype == dtype
+    assert_allclose(norms(made, 0), norms(w, 0), rtol=2e-2)
+    vector = normalized(d[:, 0], w[:, 0], vectors="scaled")
+    assert vector.dtype == dtype
+    assert_allclose(norms(vector, 0), norms(w[:, 0], 0), rtol=2e-2)
 
 
 def test_the_frame_is_public():

@@ -37,6 +37,23 @@ def test_barriers_are_above_the_line_between_the_ends():
     assert np.isnan(modes.barrier([0, 1, 2], [np.inf, 0.0, 1.0]).height)
 
 
+def test_any_optimiser_bends_a_curve_and_the_usual_one_is_compiled_once():
+    a, b = jnp.array([1.0, 0.0]), jnp.array([-0.6, 0.8])
+    before = modes._bent._cache_size()
+    for key in (0, 1):
+        found = modes.connect(ring, a, b, jax.random.key(key), num_steps=77)
+    assert modes._bent._cache_size() == before + 1
+    by_search = modes.connect(ring, a, b, KEY, num_steps=77, optimizer=optax.lbfgs())
+    for one in (found, by_search):
+        assert one.barrier.height < 0.1 * one.straight_barrier.height
+
+
+def test_widths_at_a_point_that_is_not_finite_are_nan():
+    f = lambda w: jnp.where(w[0] > 0, jnp.nan, jnp.sum(w**2))
+    found = modes.widths(f, jnp.array([1.0, 0.0]), jnp.eye(2), rise=1.0)
+    assert np.isnan(found).all()
+
+
 @pytest.mark.parametrize(("ts", "losses"), [([0], [1]), ([0, 0], [1, 2]), ([0, 1], [1, 2, 3]), ([1, 0], [1, 2])])
 def test_paths_without_order_are_refused(ts, losses):
     with pytest.raises(ValueError, match="ts must ascend and losses be as many"):
@@ -131,6 +148,10 @@ def test_disagreement_is_the_share_of_rows_decided_otherwise():
     assert_allclose(parity, (chosen[:, None] % 2 != chosen[None] % 2).mean(-1))
     with pytest.raises(ValueError, match="wanted one a row"):
         modes.disagreement(lambda w, x: x @ w, points, x, decide=lambda z: z > 0)
+    lost = modes.disagreement(lambda w, x: x @ w, points.at[2, 0, 0].set(jnp.nan), x)
+    assert np.isnan(lost[2]).all()
+    kept = np.array([0, 1, 3])
+    assert_array_equal(lost[np.ix_(kept, kept)], found[np.ix_(kept, kept)])
 
 
 def test_independent_solutions_of_the_digits_are_barred_and_joined():

@@ -194,6 +194,47 @@ def test_a_run_that_diverges_leaves_its_row_and_the_plane_of_the_others(tmp_path
     assert profile_panels(ds)["plane_loss"].paths["wild"].shape == (6, 2)
 
 
+@pytest.mark.parametrize("rate", [1e30, 3.0])  # not finite, and large
+@pytest.mark.parametrize("given", [{}, {"extent": 2.0}, {"plane": "random"}, {"plane": "eigenvectors"}])
+def test_planes_are_laid_without_what_diverged(tmp_path, monkeypatch, rate, given):
+    monkeypatch.setitem(profile_runs.OPTIMIZERS, "wild", ("sgd", rate, {}))
+    config = hj.Profile(**SMALL | {"num_steps": 60}, optimizers=("momentum", "wild"), **given)
+    ds = hj.open_profile(hj.profile(config, tmp_path / "p.zarr", progress=False))
+    assert np.isfinite(ds["x"]).all()
+    assert np.isfinite(ds["y"]).all()
+    assert np.isfinite(ds["directions"]).all()
+
+
+@pytest.mark.parametrize(
+    ("plane", "optimizers", "said"),
+    [
+        ("trajectories", ("wild",), "all diverged at once"),
+        ("solutions", ("wild", "sgd", "momentum"), "fewer than three ends of training are finite"),
+        ("random", ("wild", "sgd"), "'wild' diverged, and the plane is around its end; put another first"),
+        ("eigenvectors", ("wild", "sgd"), "'wild' diverged"),
+    ],
+)
+def test_planes_of_what_diverged_are_refused(tmp_path, monkeypatch, plane, optimizers, said):
+    monkeypatch.setitem(profile_runs.OPTIMIZERS, "wild", ("sgd", 1e30, {}))
+    config = hj.Profile(**SMALL, optimizers=optimizers, plane=plane)
+    with pytest.raises(ValueError, match=said):
+        hj.profile(config, tmp_path / "p.zarr", progress=False)
+    assert not (tmp_path / "p.zarr").exists()
+
+
+def test_one_parameter_has_no_plane(tmp_path):
+    config = hj.Profile(**SMALL | {"landscape": "quadratic", "options": {"eigenvalues": (2.0,)}})
+    with pytest.raises(ValueError, match=r"has one parameter: .* hj\.profiles\.line"):
+        hj.profile(config, tmp_path / "p.zarr", progress=False)
+
+
+def test_names_that_are_alike_at_first_are_told_apart(tmp_path):
+    names = ("adadelta+momentum@10+sgd@12", "adadelta+momentum@10+sgd@13")
+    ds = hj.open_profile(hj.profile(hj.Profile(**SMALL, optimizers=names), tmp_path / "p.zarr", progress=False))
+    matrix = profile_panels(ds)["barrier"]
+    assert len(set(matrix.names)) == 2
+
+
 def test_a_switch_of_optimisers_follows_the_first_until_it_switches(tmp_path):
     config = hj.Profile(**SMALL, optimizers=("adam", "adam+sgd@12"))
     ds = hj.open_profile(hj.profile(config, tmp_path / "p.zarr", progress=False))

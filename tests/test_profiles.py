@@ -242,6 +242,15 @@ def test_a_second_profile_of_the_same_function_traces_nothing():
     assert len(calls) == traced > 0
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_places_between_params_of_half_precision_are_not_rounded_before_them(dtype):
+    """At 1000 + t (with t of a power of two's digits) the weight itself would be off by more than a unit."""
+    a, b = jnp.zeros(3, dtype), jnp.full(3, 1024, dtype)
+    ts = (np.arange(5) + 1000) / 1024
+    found = profiles.line(lambda w: w[0].astype("float32"), a, b, ts)
+    assert_array_equal(found.values, jnp.asarray(np.arange(5) + 1000, dtype).astype("float32"))
+
+
 @pytest.mark.parametrize("committed", ["params", "batch", "both", "closed over"])
 def test_what_is_put_on_one_device_is_seen_by_all(committed):
     device = jax.local_devices()[-1]

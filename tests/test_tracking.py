@@ -144,6 +144,23 @@ def test_logs_have_every_measurement_once(tmp_path):
                        ("run/num_matvecs", 9.0, 4)]  # fmt: skip
 
 
+def test_under_vmap_only_what_is_due_is_logged():
+    seen = []
+    optimizer = hj.track(jnp.sum, 3, optax.sgd(0.05), log=lambda count, value: seen.append((int(count), float(value))))
+    starts = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    jax.vmap(lambda w: run(optimizer, w, 5))(starts)
+    jax.effects_barrier()
+    assert sorted(count for count, _ in seen) == [0, 0, 3, 3]
+    assert {value for count, value in seen if count == 0} == {3.0, 2.0}
+
+
+def test_a_tracker_within_another_comes_after_it():
+    inside = hj.track(lambda w: 2.0, 1, hj.track(lambda w: 3.0, 1, optax.sgd(0.1)))
+    chain = optax.chain(hj.track(lambda w: 1.0, 1), inside, hj.track(lambda w: 4.0, 1))
+    _, state = chain.update(jnp.ones(2), chain.init(jnp.ones(2)), jnp.ones(2))
+    assert [float(x) for x in hj.tracked(state)] == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_cost_is_a_share_that_is_kept_to():
     size = 200
     a = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), "float32")
@@ -302,7 +319,7 @@ def test_preconditioned_sharpness_needs_second_moments():
         hj.track(measure, 1).init(jnp.ones(2))
     with pytest.raises(ValueError, match="second moments"):
         hj.track(measure, 1, optax.sgd(0.1)).init(jnp.ones(2))
-    with pytest.raises(ValueError, match="state ScaleByNovogradState .* give preconditioner="):
+    with pytest.raises(ValueError, match=r"state ScaleByNovogradState .* give preconditioner="):
         hj.track(measure, 1, optax.novograd(0.1)).init(jnp.ones(2))
 
 

@@ -14,6 +14,11 @@ from hessjax.train import Trainer
 KEY = jax.random.key(0)
 
 
+def keys_of(count):
+    """Keys of the inits and of the rows drawn, which share none."""
+    return list(zip(*(jax.random.split(jax.random.fold_in(KEY, use), count) for use in (0, 1)), strict=True))
+
+
 @pytest.fixture(scope="module")
 def land():
     return hj.landscapes.get("digits-mlp", widths=(4,), rows=64)
@@ -30,8 +35,8 @@ def found(land):
 def test_trajectories_are_those_of_training_each_alone(land, found):
     assert found.names == ("sgd", "adam", "first sgd")
     assert_array_equal(found.steps, [0, 15, 30, 45, 60])
-    for i, key in enumerate(jax.random.split(KEY, 2)):
-        start = land.init(jax.random.fold_in(key, 0))
+    for i, (begin, key) in enumerate(keys_of(2)):
+        start = land.init(begin)
         for k, optimizer in enumerate((optax.sgd(0.3), optax.adam(0.02))):
             trainer = Trainer(land.loss, optimizer, land.batch, 16)
             state = jax.jit(lambda s, t=trainer, key=key: t.advance(s, key, 0, 45))(trainer.start(start))
@@ -40,9 +45,9 @@ def test_trajectories_are_those_of_training_each_alone(land, found):
 
 
 def test_a_switch_is_the_first_optimiser_until_it_and_the_second_from_there(land, found):
-    for i, key in enumerate(jax.random.split(KEY, 2)):
+    for i, (begin, key) in enumerate(keys_of(2)):
         first = Trainer(land.loss, optax.sgd(0.3), land.batch, 16)
-        state = first.advance(first.start(land.init(jax.random.fold_in(key, 0))), key, 0, 25)
+        state = first.advance(first.start(land.init(begin)), key, 0, 25)
         second = Trainer(land.loss, optax.adam(0.02), land.batch, 16)
         state = second.advance(second.start(state.params), key, 25, 60)
         at = jax.tree.map(lambda x, i=i: x[2, i, 4], found.params)

@@ -46,7 +46,7 @@ OPTIONS = {"widths": (4,), "rows": 32} if SMOKE else {"widths": (50, 50), "rows"
 # ## A net, and training that is watched
 #
 # A tanh net on digits, its targets one-hot, its loss half the squared distance. `hj.track` is an element of any optax
-# chain. Its measure goes on from the last subspace: after the first time nine products with the Hessian are enough.
+# chain. Its measure goes on from the last subspace: after the first time eight products with the Hessian are enough.
 
 # %%
 land = hj.landscapes.get("digits-mlp", activation="tanh", loss="squared", **OPTIONS)

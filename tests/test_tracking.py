@@ -232,7 +232,7 @@ def test_tracked_extremes_are_the_untracked_calls(which):
         assert_allclose(found.values, untracked.values, atol=2e-4 * np.abs(exact).max())
     cold, warm = measure.update(at, measure.init(at), None)
     again, _ = measure.update(at, warm, None)
-    assert again.num_matvecs == 15 < cold.num_matvecs
+    assert again.num_matvecs == 10 < cold.num_matvecs
 
 
 def test_a_new_top_direction_is_seen_by_the_random_vector():
@@ -240,7 +240,7 @@ def test_a_new_top_direction_is_seen_by_the_random_vector():
     a = jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0, 50.0]))
     f = lambda w: w @ a @ w / 2
     measure = measures.extremes(f, KEY)
-    value, _ = measure.update(jnp.ones(5), jnp.eye(5)[2:4], None)
+    value, _ = measure.update(jnp.ones(5), measures.Kept(jnp.eye(5)[2:4], jnp.int32(1)), None)
     assert_allclose(value.values, [50.0], rtol=1e-5)
 
 
@@ -346,13 +346,36 @@ def test_measures_that_make_no_sense_are_refused(given):
         measures.extremes(bowl, KEY, **given)
 
 
-@pytest.mark.parametrize(("budget", "whole"), [(15, False), (300, True)])
-def test_places_that_no_vector_fills_are_no_eigenvalues(budget, whole):
-    """Of twice the identity, after a step that was not finite: all are 2, or not there, and never converged to else."""
+def test_a_new_top_eigenvalue_of_many_params_is_found_at_the_second_measurement_at_the_latest():
+    """Of 200,000, the vectors kept those of others: a random vector holds a few thousandths of it."""
+    size = 200_000
+    d = np.random.default_rng(0).uniform(-2, 6, size)
+    d[:2] = 10, 12
+    measure = measures.extremes(lambda w: jnp.sum(jnp.asarray(d, "float32") * w**2) / 2, KEY)
+    block = jnp.zeros((2, size)).at[0, 0].set(1).at[1, int(np.argmax(d[2:])) + 2].set(1)
+    state, update = measures.Kept(block, jnp.int32(1)), jax.jit(measure.update)
+    for _ in range(2):
+        value, state = update(jnp.ones(size), state, None)
+    assert_allclose(value.values, [12.0], rtol=1e-3)
+
+
+def test_measurements_draw_vectors_of_their_own():
+    """From nothing, on twice the identity, what is left is what was drawn."""
+    measure, w = measures.extremes(lambda w: jnp.sum(w**2), KEY), jnp.ones(50)
+    begun = measure.init(w)
+    zeros = lambda number: measures.Kept(jnp.zeros_like(begun.block), jnp.int32(number))
+    drawn = [measure.update(w, zeros(number), None)[1].block for number in (0, 1)]
+    first = begun.block / jnp.linalg.norm(begun.block, axis=1, keepdims=True)
+    both = np.concatenate([*drawn, first])
+    assert np.abs(both @ both.T - np.eye(len(both))).max() < 0.8
+
+
+@pytest.mark.parametrize("budget", [10, 300])
+def test_vectors_that_are_lost_are_drawn_anew(budget):
+    """Of twice the identity, after a step that was not finite."""
     measure = hj.measures.extremes(lambda w: jnp.sum(w**2), jax.random.key(0), k=3, max_matvecs=budget)
-    lost = jnp.full_like(measure.init(jnp.ones(10)), jnp.nan)
+    begun = measure.init(jnp.ones(10))
+    lost = begun._replace(block=jnp.full_like(begun.block, jnp.nan))
     found, _ = measure.update(jnp.ones(10), lost, None)
-    there = np.isfinite(found.values)
-    assert_allclose(found.values[there], 2, rtol=1e-5)
-    assert not found.converged[~there].any()
-    assert there.all() == found.converged.all() == whole
+    assert_allclose(found.values, 2, rtol=1e-5)
+    assert found.converged.all()

@@ -13,7 +13,7 @@ from hessjax.claims import Holder, holders
 from hessjax.config import FINITE, STATUSES, Profile, Search, Sweep
 from hessjax.critical import STATUSES as FOUND
 from hessjax.records import PER_TIME
-from hessjax.runs import seconds_at_work
+from hessjax.runs import printable, seconds_at_work
 from hessjax.store import Store, StoreError
 from hessjax.stored import fingerprint_of
 
@@ -21,17 +21,18 @@ __all__ = ["Damage", "StoreStatus", "store_status", "verify"]
 
 
 class _Kind(NamedTuple):
-    """What a store of a kind has: its configuration, words of its statuses, arrays that cannot be missing."""
+    """What a store of a kind has: its rows, configuration, words of its statuses, arrays that cannot be missing."""
 
     name: str
+    rows: str
     config: type[Sweep] | type[Search] | type[Profile]
     statuses: tuple[str, ...]
     arrays: frozenset[str]
 
 
-SWEEP = _Kind("sweep", Sweep, STATUSES, frozenset(PER_TIME))
-SEARCH = _Kind("search", Search, FOUND, frozenset(("loss", "status", "params")))
-PROFILE = _Kind("profile", Profile, FINITE, frozenset(("loss", "status")))
+SWEEP = _Kind("sweep", "init", Sweep, STATUSES, frozenset(PER_TIME))
+SEARCH = _Kind("search", "start", Search, FOUND, frozenset(("loss", "status", "params")))
+PROFILE = _Kind("profile", "y", Profile, FINITE, frozenset(("loss", "status")))
 
 RECENT = 20  # units that the rate is taken of
 
@@ -90,7 +91,7 @@ def store_status(path: str | Path) -> StoreStatus:
     config = store.attributes.get("config")
     return StoreStatus(
         _kind(store).name,
-        _printable(str(config.get("landscape") if isinstance(config, dict) else None)),
+        printable(str(config.get("landscape") if isinstance(config, dict) else None)),
         store.num_rows,
         done,
         store.num_units,
@@ -99,19 +100,20 @@ def store_status(path: str | Path) -> StoreStatus:
         left,
         _outcomes(store),
         sum(e.get("event") == "halved" for e in events),
-        tuple(h._replace(host=_printable(h.host)) for h in holders(store.claims_path) if h.unit in undone),
+        tuple(h._replace(host=printable(h.host)) for h in holders(store.claims_path) if h.unit in undone),
     )
 
 
-def _printable(text: str) -> str:
-    """Without what a terminal would obey: a store may be anybody's."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _kind(store: Store) -> _Kind:
-    kinds = {"search": SEARCH, "profile": PROFILE}
-    kind = store.attributes.get("kind")
-    return kinds.get(kind, SWEEP) if isinstance(kind, str) else SWEEP
+    known = {kind.name: kind for kind in (SWEEP, SEARCH, PROFILE)}
+    said = store.attributes.get("kind", "sweep")
+    kind = known.get(said) if isinstance(said, str) else None
+    if kind is None or kind.rows != store.rows:
+        raise StoreError(
+            f"the store at {str(store.path)!r} calls itself {printable(repr(said))} and has rows of "
+            f"{printable(repr(store.rows))}: it is no sweep, search or profile of this version's."
+        )
+    return kind
 
 
 def _rate(store: Store, events: list[dict[str, Any]]) -> float | None:
@@ -168,7 +170,11 @@ def verify(path: str | Path, *, redo: bool = False) -> list[Damage]:
 
 
 def _of_the_whole(store: Store) -> Iterator[Damage]:
-    config, kind = store.attributes.get("config"), _kind(store)
+    try:
+        config, kind = store.attributes.get("config"), _kind(store)
+    except StoreError as error:
+        yield Damage(None, "kind", _cause(error))
+        return
     try:
         stored = kind.config.from_dict(config)
     except (ValueError, TypeError) as error:

@@ -61,7 +61,7 @@ def _inits(ds: xr.Dataset) -> str:
 
 
 def _plane(ds: xr.Dataset, name: str, label: str) -> Contours:
-    values, kind = ds[name].values.astype(float), ds.attrs.get("config", {}).get("plane", "")
+    values, kind = ds[name].values.astype(float), str(ds.attrs.get("config", {}).get("plane", ""))
     if name == "negative":
         values = np.where(values < 0, np.nan, values) / num_params(ds)
     paths = dict(zip(_names(ds), ds["coordinates"].values.astype(float), strict=True))
@@ -104,7 +104,7 @@ def _thresholds(ds: xr.Dataset) -> dict[str, float]:
     """Those of the store that are numbers: it may be anybody's."""
     given = ds.attrs.get("thresholds")
     numbers = given.items() if isinstance(given, dict) else ()
-    return {name: float(x) for name, x in numbers if isinstance(x, int | float) and np.isfinite(x)}
+    return {name: float(x) for name, x in numbers if isinstance(x, int | float) and abs(x) < 1e300}
 
 
 def _over_inits(values: np.ndarray) -> np.ndarray:

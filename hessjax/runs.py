@@ -24,12 +24,16 @@ __all__ = [
     "is_whole",
     "log",
     "opened",
+    "printable",
     "refuse_another",
     "run_attrs",
     "seconds_at_work",
     "units_of",
 ]
 
+
+KINDS = ("sweep", "search", "profile")
+MAPPINGS = ("config", "landscape", "versions", "thresholds")  # attributes that are, where they are there
 
 # Fields of configurations that are newer than some stores, and what those did.
 ADDED = {"first_init": 0, "lanczos_steps": 64, "num_probes": 8}
@@ -112,7 +116,8 @@ def opened(path: str | Path, kind: str, names: Mapping[str, str] | None = None) 
       names: dimension -> the field of the configuration that names what lies along it.
 
     Raises:
-      StoreError: there is no store there, or one of another kind; its configuration names other things than it holds.
+      StoreError: there is no store there, or one of another kind; its configuration names other things than it holds,
+        or its attributes are not what a store has.
       ImportError: xarray or zarr is not installed; the message has the command.
     """
     try:
@@ -123,8 +128,9 @@ def opened(path: str | Path, kind: str, names: Mapping[str, str] | None = None) 
     store = Store.open(path)
     found = store.attributes.get("kind", "sweep")
     if found != kind:
-        way = f"; read it with hj.open_{found}" if found in ("sweep", "search", "profile") else ""
-        raise StoreError(f"the store at {str(store.path)!r} is of a {found}, wanted a {kind}{way}.")
+        way = f"; read it with hj.open_{found}" if found in KINDS else ""
+        raise StoreError(f"the store at {str(store.path)!r} is of a {printable(str(found))}, wanted a {kind}{way}.")
+    _check_attributes(store)
     # As a store, not a path: zarr reads a path as a URL, and a per cent sign or a hash in it as an escape.
     ds = xarray.open_zarr(zarr.storage.LocalStore(store.path, read_only=True), consolidated=False, chunks=None)
     done = store.done_rows()
@@ -134,9 +140,33 @@ def opened(path: str | Path, kind: str, names: Mapping[str, str] | None = None) 
         config = ds.attrs.get("config")
         words = config.get(field) if isinstance(config, dict) else None
         if not isinstance(words, list) or len(words) != ds.sizes.get(dim):
-            raise StoreError(f"the store at {str(store.path)!r} does not name its {field}: {words!r}.")
+            raise StoreError(f"the store at {str(store.path)!r} does not name its {field}: {printable(repr(words))}.")
         ds = ds.assign_coords({dim: [str(word) for word in words]})
     return ds.assign_attrs(run_attrs(store.events()), num_done=int(done.sum()))
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey: a store may be anybody's.
+
+    Example:
+      >>> printable("a" + chr(27) + "[2Jb")
+      'a?[2Jb'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _check_attributes(store: Store) -> None:
+    """Refuses attributes of other types than are written, which reports would fall over."""
+    attributes = store.attributes
+    landscape = attributes.get("landscape", {})
+    inside = landscape if isinstance(landscape, dict) else {}
+    wrong = {name: value for name in MAPPINGS if not isinstance(value := attributes.get(name, {}), dict)}
+    count, notes = inside.get("num_params", 1), inside.get("notes", [])
+    wrong |= {} if is_whole(count) and count > 0 else {"landscape.num_params": count}
+    wrong |= {} if isinstance(notes, list) else {"landscape.notes": notes}
+    for name, value in wrong.items():
+        said = printable(repr(value)[:60])
+        raise StoreError(f"the store at {str(store.path)!r} is damaged: its {name} is {said}; see hessjax verify.")
 
 
 def seconds_at_work(events: list[dict[str, Any]], since: float | int = -np.inf, until: float | int = np.inf) -> float:

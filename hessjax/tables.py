@@ -126,8 +126,9 @@ def num_params(ds: xr.Dataset) -> int:
     stated = landscape.get("num_params") if isinstance(landscape, dict) else None
     if stated:
         return int(stated)
-    if "eigenvalue" in ds.sizes:
-        return ds.sizes["eigenvalue"]
+    for name in ("eigenvalue", "parameter"):
+        if name in ds.sizes:
+            return ds.sizes[name]
     counts = [by_row(ds, sign) for sign in ("negative", "zero", "positive")]
     return max(1, int(np.sum(counts, axis=0).max()))
 

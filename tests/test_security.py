@@ -173,3 +173,45 @@ def test_a_configuration_file_is_json_and_no_code(tmp_path, capsys):
     (tmp_path / "c.json").write_text("__import__('os').system('true')")
     assert cli.main(["sweep", "--config", str(tmp_path / "c.json")]) == 2
     assert capsys.readouterr().err.startswith("hessjax: --config")
+
+
+BAD = (None, 3, "x\x1b[2J", [1], {"a": [1]}, {"sgd": 10**400}, {"sgd": "x"}, [None])
+
+
+@pytest.fixture(scope="module", params=["sweep", "search", "profile"])
+def some_store(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    config = {
+        "sweep": hj.Sweep(landscape="bowl", num_inits=2, num_steps=2, times=2),
+        "search": hj.Search(landscape="bowl", num_starts=2, starts="random", dtype="float32"),
+        "profile": hj.Profile(landscape="bowl", optimizers=("sgd", "adam"), num_steps=4, times=3, resolution=3),
+    }[request.param]
+    return getattr(hj, request.param)(config, folder / "s.zarr", progress=False), getattr(hj, f"open_{request.param}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["thresholds", "versions", "landscape", "landscape.notes", "landscape.num_params", "config", "config.plane",
+     "kind", "title", "fingerprint", "device"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_attributes_of_strange_types_are_refused_in_words_or_shown(some_store, tmp_path, name):
+    """By everything that reads a store; nobody's numbers are Python's errors."""
+    path, read = some_store
+    sound = (path / "zarr.json").read_text()
+    refused, calls = [], [read, lambda p: hj.report(p, tmp_path / "r.html"), hj.store_status, hj.verify]
+    try:
+        for value in BAD:
+            said = json.loads(sound)
+            place, _, within = name.partition(".")
+            holder = said["attributes"][place] if within else said["attributes"]
+            holder[within or place] = value
+            (path / "zarr.json").write_text(json.dumps(said))
+            for call in calls:
+                try:
+                    call(path)
+                except StoreError as error:
+                    refused.append(str(error))
+    finally:
+        (path / "zarr.json").write_text(sound)
+    assert all(line.isprintable() for line in refused)

@@ -1,6 +1,18 @@
-"""Claim: TODO
+"""Claim: a plane of 201 x 201 losses takes under 8 s on 2 cores, 1.7 times as many points a second as a jitted call a point, and 10 times as many as the way published loss-landscape code goes: weights overwritten point after point, a loss read after every 128 rows.
 
-TODO
+Problem: 64-16-16-10 tanh network, cross-entropy, all 1797 digits (8 x 8, not pooled), float32, about the point where 200
+steps of Adam end, over two random filter-normalised directions (Li et al. 2018, arXiv:1712.09913). Two numbers first for
+one point: 2 x 1797 x 1440 = 5.2 MFLOP of products, 1797 x 32 tanh and 1797 x 10 exponentials; 460 KB of digits read and
+.4 MB of intermediate results, which fit the second-level cache, so that nothing is bound by memory. 40,401 points: .21
+TFLOP, 2.3e9 tanh. `wide`: 64-256-256-10 ReLU, 31 x 31 points, .30 GFLOP each, which products bound whoever calls them.
+
+`plane` is spread over one device a core; `one device` is its program on one of them, whose products may use all cores. A
+slow way takes some of the points, spread over the plane: `points`. `of_plane`: its time a point over the plane's of the
+same round. `first_s`: the first call, compiling too. Rivals, in turns with ours: `a call a point`, none of which waits for
+the one before; `a row a call`, 201 points side by side by vmap; `weights overwritten`, one model of arrays written in
+place, and after every batch float(loss).
+
+Error: against NumPy's float64 loss at 60 of the points.
 """  # noqa: E501 -- the claim is one line
 
 from __future__ import annotations
@@ -50,7 +62,7 @@ def run() -> list[dict[str, Any]]:
     widths = (4, 4) if smoke else (256, 256)
     tanh, relu = problem(small, "tanh", (16, 16), rows), problem(wide, "relu", widths, rows)
     rounds = 2 if smoke else 5
-    found = _rows("", tanh, {"a call a point": 4000, "a row a call": 40_401, "weights overwritten": 250}, rounds)
+    found = _rows("", tanh, {"a call a point": 4000, "a row a call": 20 * 201, "weights overwritten": 250}, rounds)
     return found + _rows("wide: ", relu, {"a call a point": 200, "weights overwritten": 40}, rounds)
 
 
@@ -76,28 +88,28 @@ def problem(side: int, activation: str, widths: tuple[int, int], rows: int | Non
 def _rows(label: str, problem: Problem, few: dict[str, int], rounds: int) -> list[dict[str, Any]]:
     """`few`: of the slow ways, how many points, spread over the plane."""
     grid = problem.grid
-    spread = {name: grid[np.linspace(0, len(grid) - 1, min(n, len(grid))).astype(int)] for name, n in few.items()}
-    points = {"plane": grid, "one device": grid} | spread
-    calls = {
-        "plane": partial(_plane, problem),
-        "one device": partial(_one_device, problem),
-        "a call a point": partial(_calls, problem, points["a call a point"]),
-        "a row a call": partial(_vmapped, problem),
-        "weights overwritten": _overwritten(problem, points["weights overwritten"]),
-    }
-    programs, first = {}, {}
-    for name in points:
+    some = lambda every, n: every[np.linspace(0, len(every) - 1, min(n, len(every))).astype(int)]
+    points = {"plane": grid, "one device": grid}
+    calls = {"plane": partial(_plane, problem), "one device": partial(_one_device, problem)}
+    for name, count in few.items():
+        if name == "a row a call":
+            heights = some(problem.ends, count // len(problem.ends))
+            points[name] = np.stack([x.ravel() for x in np.meshgrid(problem.ends, heights)], 1)
+            calls[name] = partial(_vmapped, problem, heights)
+        else:
+            points[name] = some(grid, count)
+            calls[name] = WAYS[name](problem, points[name])
+    first, answers = {}, {}
+    for name, call in calls.items():
         began = time.perf_counter()
-        calls[name]()
-        programs[name], first[name] = Program(calls[name]), time.perf_counter() - began
-    costs = compare(programs, rounds=rounds)
+        answers[name], first[name] = np.ravel(call()), time.perf_counter() - began
+    costs = compare({name: Program(call) for name, call in calls.items()}, rounds=rounds)
     found = []
     for name, cost in costs.items():
         of_plane = cost.ratio * len(grid) / len(points[name])
         numbers = {"points": len(points[name]), "points_per_s": len(points[name]) / cost.run_s, "of_plane": of_plane}
-        error = _error(problem, points[name], np.ravel(calls[name]()))
-        cost = cost._replace(compile_s=max(first[name] - cost.run_s, 0.0))
-        found.append(row(label + name, cost, error=error, error_is=ERROR, **numbers))
+        error = _error(problem, points[name], answers[name])
+        found.append(row(label + name, cost, error=error, error_is=ERROR, **numbers, first_s=first[name]))
     return found
 
 
@@ -120,21 +132,21 @@ def _at(loss: Callable, origin: Any, u: Any, v: Any, x: Any, y: Any, batch: Any)
     return jnp.mean(loss(jax.tree.map(lambda o, u, v: o + x * u + y * v, origin, u, v), batch))
 
 
-def _calls(problem: Problem, points: np.ndarray) -> np.ndarray:
+def _calls(problem: Problem, points: np.ndarray) -> Callable[[], np.ndarray]:
     """A jitted call a point; none waits for the one before."""
     land, origin, u, v, *_ = problem
-    points = points.astype("float32")
-    return np.asarray(jax.device_get([_at(land.loss, origin, u, v, x, y, land.batch) for x, y in points]))
+    wanted = points.astype("float32")
+    return lambda: np.asarray(jax.device_get([_at(land.loss, origin, u, v, x, y, land.batch) for x, y in wanted]))
 
 
 _row = jax.jit(jax.vmap(_at, in_axes=(None, None, None, None, 0, None, None)), static_argnums=0)
 
 
-def _vmapped(problem: Problem) -> np.ndarray:
+def _vmapped(problem: Problem, heights: np.ndarray) -> np.ndarray:
     """All points of a row side by side, a call a row."""
     land, origin, u, v, ends, _ = problem
-    ends = ends.astype("float32")
-    return np.concatenate([_row(land.loss, origin, u, v, ends, y, land.batch) for y in ends])
+    xs, ys = ends.astype("float32"), heights.astype("float32")
+    return np.concatenate([_row(land.loss, origin, u, v, xs, y, land.batch) for y in ys])
 
 
 def _overwritten(problem: Problem, points: np.ndarray) -> Callable[[], np.ndarray]:
@@ -158,6 +170,9 @@ def _overwritten(problem: Problem, points: np.ndarray) -> Callable[[], np.ndarra
         return np.asarray(found)
 
     return losses
+
+
+WAYS = {"a call a point": _calls, "weights overwritten": _overwritten}
 
 
 def _error(problem: Problem, points: np.ndarray, found: np.ndarray) -> float:

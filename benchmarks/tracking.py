@@ -1,0 +1,222 @@
+"""Claim: TODO
+
+TODO
+"""  # noqa: E501 -- the claim is one line
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import eigsh as arpack
+
+import hessjax as hj
+from benchmarks.harness import Cost, Program, compare, prepare, row
+from hessjax import trees
+from hessjax.objective import mean_loss
+
+ERROR = "|sharpness - float64's of ARPACK at the same params| / float64's, the larger of first and last measurement"
+RTOL = 1e-3
+FULL = {"widths": (256, 256), "activation": "relu", "pool": 1, "rows": None}
+SMOKE = {"widths": (8, 8), "activation": "relu", "pool": 4, "rows": 64}
+
+
+class Setting(NamedTuple):
+    """How a net is trained: rows a step, steps timed, and steps from a measurement to the next."""
+
+    what: str
+    rows: int | None
+    num_steps: int
+    everys: tuple[int, ...]
+
+
+class Blocks(NamedTuple):
+    """By block of steps: params and the wrapped optimiser's state before it, what was tracked at its first step, losses.
+
+    `end`: what training goes on from.
+    """
+
+    params: Any
+    states: Any
+    values: Any
+    losses: jax.Array
+    end: Any
+
+
+def run() -> list[dict[str, Any]]:
+    """Rows: training untracked, tracked, and interrupted by rivals; with all rows a step, then with some."""
+    smoke = bool(os.environ.get("HESSJAX_SMOKE"))
+    land = hj.landscapes.get("digits-mlp", **(SMOKE if smoke else FULL))
+    settings = [Setting("all rows", None, 100, (10, 100)), Setting("128 rows", 128, 1000, (1000,))]
+    if smoke:
+        settings = [Setting("all rows", None, 20, (10,)), Setting("16 rows", 16, 20, (20,))]
+    return [found for setting in settings for found in _rows(land, setting, smoke)]
+
+
+def trained(optimizer: Any, gradient: Callable, carry: Any, *, every: int, count: int) -> Blocks:
+    """`count` blocks of `every` steps from carry = (params, state), with gradient(params, step) -> (loss, gradient)."""
+
+    def step(carry, number):
+        params, state = carry
+        loss, grad = gradient(params, number)
+        updates, state = optimizer.update(grad, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    def block(carry, first):
+        before = carry[0], getattr(carry[1], "inner_state", ())
+        carry, loss = step(carry, first)
+        seen = _tracked(carry[1])
+        carry, losses = jax.lax.scan(step, carry, first + jnp.arange(1, every))
+        return carry, (*before, seen, jnp.append(loss, losses))
+
+    end, (params, states, values, losses) = jax.lax.scan(block, carry, every * jnp.arange(count))
+    return Blocks(params, states, values, losses.ravel(), end)
+
+
+def _tracked(state: Any) -> Any:
+    try:
+        return hj.tracked(state)
+    except ValueError:
+        return ()
+
+
+def gradients(land: Any, rows: int | None) -> Callable:
+    """Of all rows, or of so many neighbours, further on at every step."""
+
+    def gradient(params, number):
+        batch = land.batch
+        if rows is not None:
+            at = number * rows % (len(batch[1]) - rows)
+            batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, rows), batch)
+        return jax.value_and_grad(partial(mean_loss, land.loss))(params, batch)
+
+    return gradient
+
+
+def _rows(land: Any, setting: Setting, smoke: bool) -> list[dict[str, Any]]:
+    measure = hj.measures.extremes(land.loss, jax.random.key(1), land.batch, rtol=RTOL)
+    adam, start, gradient = optax.adam(1e-3), land.init(jax.random.key(0)), gradients(land, setting.rows)
+    steps = setting.num_steps
+    segment = lambda optimizer, every, count: jax.jit(partial(trained, optimizer, gradient, every=every, count=count))
+    plain = segment(adam, steps, 1)
+    resumed = plain((start, adam.init(start))).end
+    programs = {"untracked": prepare(plain, resumed)}
+    for every in setting.everys:
+        optimizer = optax.chain(hj.track(measure, every), adam)
+        program = segment(optimizer, every, steps // every)
+        # What comes before is not timed: only the first measurement of all begins with random vectors.
+        programs[f"hj.track, every {every}"] = prepare(program, program((start, optimizer.init(start))).end)
+        between = segment(adam, every, 1)
+        for name, rival in _rivals(land).items():
+            programs[f"{name}, every {every}"] = Program(partial(_interrupted, between, rival, resumed, steps // every))
+    costs = compare(programs, rounds=2 if smoke else 5)
+    answers = {name: program.call() for name, program in programs.items()}
+    batch = jax.tree.map(lambda x: x[: setting.rows], land.batch)
+    said = hj.tracking.cost(measure, adam, land.loss, resumed[0], batch)
+    return [_row(setting, name, cost, answers, costs, said, smoke) for name, cost in costs.items()]
+
+
+def _row(
+    setting: Setting, name: str, cost: Cost, answers: dict[str, Blocks], costs: dict[str, Cost], said: Any, smoke: bool
+) -> dict[str, Any]:
+    found, untracked = answers[name], answers["untracked"]
+    numbers: dict[str, Any] = {"step_ms": 1e3 * costs["untracked"].run_s / setting.num_steps}
+    label = f"{setting.what}: {name}"
+    if name == "untracked":
+        return row(label, cost, error=None, error_is="none: it measures nothing", **numbers)
+    every = setting.num_steps // len(found.values.num_matvecs)
+    numbers["share"] = 1 - 1 / cost.ratio
+    if name.startswith("hj.track"):
+        numbers["predicted"] = said.measure_s / (said.measure_s + every * said.step_s)
+    numbers["products"] = float(np.mean(found.values.num_matvecs))
+    numbers["loss_apart"] = float(abs(found.losses[-1] / untracked.losses[-1] - 1))
+    values = np.ravel(found.values.values)
+    apart = []
+    for k in {0, len(values) - 1}:
+        true = exact(SMOKE if smoke else FULL, jax.tree.map(lambda x, k=k: x[k], found.params))
+        apart.append(abs(float(values[k]) / true - 1))
+    return row(label, cost, error=max(apart), error_is=ERROR, **numbers)
+
+
+class Seen(NamedTuple):
+    """What a rival found at one place."""
+
+    values: jax.Array
+    num_matvecs: jax.Array
+
+
+def _rivals(land: Any) -> dict[str, Callable]:
+    """(params, the last vector or None) -> (what is seen, vector); each is told the tolerance of ours."""
+
+    def scratch(params, _):
+        found = hj.eigsh(hj.Hessian(land.loss, params, land.batch), jax.random.key(2), k=1, rtol=RTOL)
+        return Seen(found.values[0], found.num_matvecs), None
+
+    def cold(params, _):
+        return power(land.loss, params, land.batch, _normal(params))
+
+    def warm(params, v):
+        return power(land.loss, params, land.batch, _normal(params) if v is None else v)
+
+    return {"hj.eigsh": scratch, "power iteration": cold, "power iteration, warm": warm}
+
+
+def _normal(params: Any) -> Any:
+    return trees.normal_like(jax.random.key(3), trees.structs(params))
+
+
+@partial(jax.jit, static_argnums=0)
+def power(loss: Callable, params: Any, batch: Any, v: Any) -> tuple[Seen, Any]:
+    """PyHessian's: ends where the Rayleigh quotient moves by less than the tolerance, or after 100 products."""
+    slope = jax.grad(partial(mean_loss, loss))
+
+    def turn(state):
+        v, value, _, count = state
+        w = jax.jvp(lambda p: slope(p, batch), (params,), (v,))[1]
+        return trees.scale(1 / trees.norm(w), w), trees.dot(v, w), value, count + 1
+
+    def going(state):
+        _, value, last, count = state
+        return (count < 100) & ~(jnp.abs(value - last) < RTOL * jnp.abs(value))
+
+    v = trees.scale(1 / trees.norm(v), v)
+    v, value, _, count = jax.lax.while_loop(going, turn, (v, jnp.float32(jnp.inf), jnp.float32(0), jnp.int32(0)))
+    return Seen(value, count), v
+
+
+def _interrupted(between: Callable, rival: Callable, carry: Any, count: int, v: Any = None) -> Blocks:
+    """Training that the host stops to measure."""
+    kept = []
+    for _ in range(count):
+        seen, v = rival(carry[0], v)
+        block = between(carry)
+        kept.append((carry[0], jax.block_until_ready(seen), block.losses))
+        carry = block.end
+    params, seen, losses = jax.tree.map(lambda *x: jnp.stack(x), *kept)
+    return Blocks(params, (), seen, losses.ravel(), carry)
+
+
+def exact(options: dict[str, Any], params: Any, scale: Any = None) -> float:
+    """The largest eigenvalue of the Hessian in float64 by ARPACK; with a scale d, of that of d H d."""
+    params, d = jax.tree.map(np.asarray, params), None if scale is None else ravel_pytree(scale)[0]
+    d = None if d is None else np.asarray(d, np.float64)
+    jax.config.update("jax_enable_x64", True)
+    try:
+        land = hj.landscapes.get("digits-mlp", **options, dtype="float64")
+        x, unravel = ravel_pytree(trees.cast(params, "float64"))
+        slope = jax.grad(lambda x: mean_loss(land.loss, unravel(x), land.batch))
+        product = jax.jit(lambda v: jax.jvp(slope, (x,), (v,))[1])
+        between = lambda v: np.asarray(product(jnp.asarray(np.ravel(v)))) if d is None else d * product(d * np.ravel(v))
+        op = LinearOperator((x.size, x.size), matvec=between, dtype=np.float64)
+        draw = np.random.default_rng(0).normal(size=x.size)
+        return float(arpack(op, k=1, which="LA", tol=1e-8, v0=draw, return_eigenvectors=False)[0])
+    finally:
+        jax.config.update("jax_enable_x64", False)

@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 import hessjax as hj
-from benchmarks.harness import Program, compare, prepare, row
+from benchmarks.harness import Program, compare, row
 from hessjax import profiles
 from hessjax.objective import mean_loss
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import convolutions, index_law, kills, large, peers, slq, spurious, sweeps
+from benchmarks import convolutions, edge, index_law, kills, large, peers, planes, slq, spurious, sweeps, tracking
 from benchmarks.peers import densities
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,3 +147,44 @@ def test_a_command_of_a_claim_says_what_it_took(toy, tmp_path):
     assert row["units"] == 2
     assert row["peak_bytes"] > 2**20
     assert row["ms_per_init"] > 0
+
+
+def test_every_way_to_a_plane_has_the_losses_of_numpy_and_float64(toy):
+    rows = {row["what"]: row for row in planes.run()}
+    ways = {"plane", "one device", "a call a point", "weights overwritten"}
+    assert set(rows) == ways | {"a row a call"} | {f"wide: {way}" for way in ways}
+    assert max(row["error"] for row in rows.values()) < 1e-5
+    assert rows["plane"]["points"] == 81
+
+
+def test_a_plane_of_other_losses_is_seen_as_wrong(toy):
+    problem = planes.problem(5, "tanh", (4, 4), 64, num_steps=5)
+    losses = planes._plane(problem).ravel()
+    assert planes._error(problem, problem.grid, losses) < 1e-5
+    assert planes._error(problem, problem.grid, losses[::-1]) > 1e-2
+
+
+def test_what_is_tracked_while_training_is_the_largest_eigenvalue_and_leaves_training_as_it_was(toy):
+    rows = {row["what"].partition(": ")[2]: row for row in tracking.run()}
+    assert next(iter(rows)) == "untracked"
+    ours = rows["hj.track, every 10"]
+    assert max(ours["error"], rows["hj.eigsh, every 10"]["error"]) < 1e-3
+    assert ours["loss_apart"] < 1e-4
+    assert 9 <= ours["products"] < rows["hj.eigsh, every 10"]["products"]
+    assert 0 < ours["predicted"] < 1
+
+
+def test_curvature_tracked_to_the_end_is_float64s_with_and_without_a_preconditioner(toy):
+    rows = {row["what"]: row for row in edge.run()}
+    assert set(rows) == {"gradient descent, step 0.1", "adam, step 0.001"}
+    assert max(row["error"] for row in rows.values()) < 1e-3
+    assert rows["gradient descent, step 0.1"]["threshold"] == 20.0
+    assert rows["adam, step 0.001"]["threshold"] == pytest.approx(38_000)
+
+
+def test_a_threshold_is_passed_where_a_value_first_lies_above_it():
+    found = edge.passing(np.array([1.0, 4.0, 11.0, 9.8, 10.2, 14.0]), 10.0, every=20)
+    assert (found["passed_at"], found["near"], found["largest"]) == (40, 0.5, 14.0)
+    assert found["median"] == pytest.approx(1.06)
+    below = edge.passing(np.array([1.0, 4.0]), 10.0, every=20)
+    assert (below["passed_at"], below["median"], below["near"]) == (None, None, None)

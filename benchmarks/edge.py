@@ -86,9 +86,7 @@ def _rows(name: str, smoke: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(
-    what: str, cost: Cost, found: Blocks, threshold: float, every: int, options: dict[str, Any]
-) -> dict[str, Any]:
+def _row(what: str, cost: Cost, found: Blocks, threshold: float, every: int, options: dict[str, Any]) -> dict[str, Any]:
     values = np.asarray(found.values.values, float)[:, 0]
     params, state = jax.tree.map(lambda x: np.asarray(x[-1]), (found.params, found.states))
     true = exact(options, params, _scale(state))
@@ -106,7 +104,11 @@ def passing(values: np.ndarray, threshold: float, every: int) -> dict[str, Any]:
         return numbers
     first = int((ratios > 1).argmax())
     near = np.abs(ratios[first:] - 1) <= WITHIN
-    return numbers | {"passed_at": first * every, "median": float(np.median(ratios[first:])), "near": float(near.mean())}
+    return numbers | {
+        "passed_at": first * every,
+        "median": float(np.median(ratios[first:])),
+        "near": float(near.mean()),
+    }
 
 
 def _scale(inner: Any) -> Any:

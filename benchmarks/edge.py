@@ -3,14 +3,16 @@
 Problem: 64-50-50-10 tanh network, half the squared distance from one-hot targets, 500 digits (8 x 8, not pooled), P =
 6,310, float32, one start, 3000 steps of full-batch gradient descent (step .1, the control, .2 and .25, whose bound 8 is
 below the sharpness at the start), Polyak's momentum .9 and Adam (Cohen et al. 2021, arXiv:2103.00065; 2022,
-arXiv:2207.14484). Curvature is tracked every 20 steps to a relative residual of 1e-3. Two numbers first: a gradient takes 500
-x 6 x 6,310 = 19 MFLOP, 3000 of them .06 TFLOP, and 150 measurements of nine products with the Hessian about half as much
-again; params, batch and activations are under 1 MB.
+arXiv:2207.14484). Curvature is tracked every 20 steps to a relative residual of 1e-3. Two numbers first: a gradient
+takes 500 x 6 x 6,310 = 19 MFLOP, 3000 of them .06 TFLOP, and 150 measurements of nine products with the Hessian about
+as much again; params, batch and activations are under 1 MB.
 
-`passed_at`: the first measured step above `threshold`; `median` of what is measured from there over it, `near` the share of
-that within .95 to 1.05; `largest` of all; `products` of a measurement. A run is timed once, for it is the same each time.
+`passed_at`: the first measured step above `threshold`; `median` of what is measured from there over it, `near` the
+share of that within .95 to 1.05; `largest` of all; `products` of a measurement. A run is timed once, for it is the same
+each time.
 
-Error: against ARPACK on float64's products at the params of the last measurement, for Adam with its preconditioner there.
+Error: against ARPACK on float64's products at the params of the last measurement, for Adam with its preconditioner
+there.
 """  # noqa: E501 -- the claim is one line
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Claim: a plane of 201 x 201 losses takes under 8 s on 2 cores, 1.7 times as many points a second as a jitted call a point, and 10 times as many as the way published loss-landscape code goes: weights overwritten point after point, a loss read after every 128 rows.
 
-Problem: 64-16-16-10 tanh network, cross-entropy, all 1797 digits (8 x 8, not pooled), float32, about the point where 200
-steps of Adam end, over two random filter-normalised directions (Li et al. 2018, arXiv:1712.09913). Two numbers first for
-one point: 2 x 1797 x 1440 = 5.2 MFLOP of products, 1797 x 32 tanh and 1797 x 10 exponentials; 460 KB of digits read and
-.4 MB of intermediate results, which fit the second-level cache, so that nothing is bound by memory. 40,401 points: .21
-TFLOP, 2.3e9 tanh. `wide`: 64-256-256-10 ReLU, 31 x 31 points, .30 GFLOP each, which products bound whoever calls them.
+Problem: 64-16-16-10 tanh network, cross-entropy, all 1797 digits (8 x 8, not pooled), float32, about the point where
+200 steps of Adam end, over two random filter-normalised directions (Li et al. 2018, arXiv:1712.09913). Two numbers
+first for one point: 2 x 1797 x 1440 = 5.2 MFLOP of products, 1797 x 32 tanh and 1797 x 10 exponentials; 460 KB of
+digits read and .4 MB of intermediate results, which fit the second-level cache, so that nothing is bound by memory.
+40,401 points: .21 TFLOP, 2.3e9 tanh. `wide`: 64-256-256-10 ReLU, 31 x 31 points, .30 GFLOP each, which products bound
+whoever calls them.
 
-`plane` is spread over one device a core; `one device` is its program on one of them, whose products may use all cores. A
-slow way takes some of the points, spread over the plane: `points`. `of_plane`: its time a point over the plane's of the
-same round. `first_s`: the first call, compiling too. Rivals, in turns with ours: `a call a point`, none of which waits for
-the one before; `a row a call`, 201 points side by side by vmap; `weights overwritten`, one model of arrays written in
-place, and after every batch float(loss).
+`plane` is spread over one device a core; `one device` is its program on one of them, whose products may use all cores.
+A slow way takes some of the points, spread over the plane: `points`. `of_plane`: its time a point over the plane's of
+the same round. `first_s`: the first call, compiling too. Rivals, in turns with ours: `a call a point`, none of which
+waits for the one before; `a row a call`, 201 points side by side by vmap; `weights overwritten`, one model of arrays
+written in place, and after every batch float(loss).
 
 Error: against NumPy's float64 loss at 60 of the points.
 """  # noqa: E501 -- the claim is one line

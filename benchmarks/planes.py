@@ -91,7 +91,7 @@ def _rows(label: str, problem: Problem, few: dict[str, int], rounds: int) -> lis
     grid = problem.grid
     some = lambda every, n: every[np.linspace(0, len(every) - 1, min(n, len(every))).astype(int)]
     points = {"plane": grid, "one device": grid}
-    calls = {"plane": partial(_plane, problem), "one device": partial(_one_device, problem)}
+    calls: dict[str, Callable] = {"plane": partial(_plane, problem), "one device": partial(_one_device, problem)}
     for name, count in few.items():
         if name == "a row a call":
             heights = some(problem.ends, count // len(problem.ends))
@@ -155,18 +155,17 @@ def _overwritten(problem: Problem, points: np.ndarray) -> Callable[[], np.ndarra
     land = problem.land
     origin, u, v = (jax.tree.map(np.array, x) for x in problem[1:4])
     model = jax.tree.map(np.array, origin)
+    leaves = list(zip(*(jax.tree.leaves(tree) for tree in (model, origin, u, v))))
     inputs, labels = (np.asarray(x) for x in land.batch)
     batches = [(inputs[k : k + BATCH], labels[k : k + BATCH]) for k in range(0, len(inputs), BATCH)]
     mean = jax.jit(lambda params, batch: jnp.mean(land.loss(params, batch)))
     wanted = points.astype("float32")
 
-    def moved(w, o, u, v, x, y):
-        w[...] = o + x * u + y * v
-
     def losses() -> np.ndarray:
         found = []
         for x, y in wanted:
-            jax.tree.map(lambda w, *frame, x=x, y=y: moved(w, *frame, x, y), model, origin, u, v)
+            for w, o, du, dv in leaves:
+                w[...] = o + x * du + y * dv
             found.append(sum(float(mean(model, batch)) * len(batch[1]) for batch in batches) / len(labels))
         return np.asarray(found)
 

@@ -105,11 +105,12 @@ def _tracked(state: Any) -> Any:
 def gradients(land: Any, rows: int | None) -> Callable:
     """Of all rows, or of so many neighbours, further on at every step."""
 
+    def taken(batch, number, count: int):
+        at = number * count % (len(batch[1]) - count)
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, count), batch)
+
     def gradient(params, number):
-        batch = land.batch
-        if rows is not None:
-            at = number * rows % (len(batch[1]) - rows)
-            batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, rows), batch)
+        batch = land.batch if rows is None else taken(land.batch, number, rows)
         return jax.value_and_grad(partial(mean_loss, land.loss))(params, batch)
 
     return gradient

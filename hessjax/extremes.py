@@ -22,7 +22,7 @@ from hessjax.operators import Operator, check_operand
 from hessjax.projections import Eigenpairs
 from hessjax.trees import PRNGKey
 
-__all__ = ["ENDS", "eigsh", "rank"]
+__all__ = ["ENDS", "eigsh", "fresh", "rank"]
 
 ENDS = ("LA", "SA", "LM", "BE")
 MISSED = 1e-3  # probability with which an eigenvalue as extreme as those found may go unseen
@@ -165,8 +165,7 @@ def _expand(s: Search, w: PyTree, j: Int[Array, ""], domain: Operator, *, roundi
     norm = jnp.maximum(s.norm, jnp.abs(alpha) + beta)
     exhausted = beta <= BREAKDOWN * rounding * norm
     key, used = jax.random.split(s.key)
-    fresh = lambda _: _fresh(domain, used, basis, j + 1)
-    v = jax.lax.cond(exhausted, fresh, lambda x: _unit(x), w)
+    v = jax.lax.cond(exhausted, lambda _: fresh(domain, used, basis, j + 1), trees.unit, w)
     beta = jnp.where(exhausted, 0, beta)
     # The last row has no row after it: "drop" leaves its coupling to `beta`.
     t = s.t.at[j, j].set(alpha).at[j, j + 1].set(beta, mode="drop").at[j + 1, j].set(beta, mode="drop")
@@ -174,15 +173,16 @@ def _expand(s: Search, w: PyTree, j: Int[Array, ""], domain: Operator, *, roundi
     return s._replace(v=v, basis=basis, t=t, beta=beta, norm=norm, key=key, **counts)
 
 
-def _unit(v: PyTree) -> PyTree:
-    length = trees.norm(v)
-    return trees.scale(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), v)
+def fresh(domain: Operator, key: Any, basis: PyTree, filled: Int[Array, ""] | int) -> PyTree:
+    """A random unit vector of the operator's space, orthogonal to the rows of a basis.
 
-
-def _fresh(domain: Operator, key: Any, basis: PyTree, filled: Int[Array, ""] | int) -> PyTree:
-    """A random unit vector orthogonal to a basis."""
+    Example:
+      >>> from hessjax.matrices import Matrix
+      >>> jnp.abs(fresh(Matrix(jnp.eye(2)), jax.random.key(0), jnp.array([[1.0, 0.0]]), 1)).tolist()
+      [0.0, 1.0]
+    """
     v = trees.vary_with(unit_start(domain, key), basis)
-    return _unit(orthogonalize(v, basis, filled))
+    return trees.unit(orthogonalize(v, basis, filled))
 
 
 def _turn(s: Search, domain: Operator, tol: Any, *, k: int, which: str) -> Search:
@@ -254,7 +254,7 @@ def _restart(s: Search, r: Rows, domain: Operator, k: int, which: str) -> Search
     t = jnp.diag(jnp.where(taken, r.values[order], 0))
     t = t.at[filled].set(coupling, mode="drop").at[:, filled].set(coupling, mode="drop")
     key, used = jax.random.split(s.key)
-    v = jax.lax.cond(afresh, lambda _: _fresh(domain, used, basis, rows), lambda x: x, s.v)
+    v = jax.lax.cond(afresh, lambda _: fresh(domain, used, basis, rows), lambda x: x, s.v)
     stop = jnp.where(afresh, jnp.minimum(locked + steps, rows), rows).astype(jnp.int32)
     return s._replace(
         v=v, basis=basis, t=t, filled=filled, locked=locked, stop=stop, since=jnp.where(afresh, 0, s.since), key=key,

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hessjax import stacks, trees
-from hessjax.extremes import rank
-from hessjax.krylov import BREAKDOWN, eps, orthogonalize, unit_start
+from hessjax.extremes import fresh, rank
+from hessjax.krylov import BREAKDOWN, eps, orthogonalize
 from hessjax.operators import Operator
 from hessjax.projections import Eigenpairs
 from hessjax.trees import PRNGKey
@@ -125,17 +125,17 @@ def _grown(op: Operator, s: Space, j: Int[Array, ""], kept: int) -> Space:
     """One row more: the block's own; then what A adds, at first with a random vector; that alone if A adds nothing."""
     domain, rows = op.domain(), len(jax.tree.leaves(s.basis)[0])
     key, used = jax.random.split(s.key)
-    clean = lambda v: _unit(orthogonalize(v, s.basis, rows))  # of rows of the block that are still to come, too
-    drawn = lambda: clean(trees.vary_with(unit_start(domain, used), s.basis))
+    clean = lambda v: orthogonalize(v, s.basis, rows)  # of rows of the block that are still to come, too
+    drawn = lambda: fresh(domain, used, s.basis, rows)
     own = jax.tree.map(lambda x: x[j], s.basis)
-    is_own = (s.num_matvecs < kept) & (trees.norm(own) > 0.9)
+    is_own = (s.num_matvecs < kept) & (trees.norm(own) > 0.5)
 
     def added(v: PyTree) -> PyTree:
-        rest = orthogonalize(v, s.basis, rows)
+        rest = clean(v)
         new = trees.norm(rest) > BREAKDOWN * eps(op) * trees.norm(v)
         first = s.num_matvecs == kept
-        both = lambda: clean(trees.axpy(SHARE, drawn(), _unit(rest)))
-        known = lambda: jax.lax.cond(first, both, lambda: _unit(rest))
+        both = lambda: trees.unit(clean(trees.axpy(SHARE, drawn(), trees.unit(rest))))
+        known = lambda: jax.lax.cond(first, both, lambda: trees.unit(rest))
         return jax.lax.cond(new & (s.num_matvecs >= kept), known, drawn)
 
     v = jax.lax.cond(is_own, lambda _: own, added, s.v)
@@ -146,11 +146,6 @@ def _grown(op: Operator, s: Space, j: Int[Array, ""], kept: int) -> Space:
     following = jax.tree.map(lambda x, y: jnp.where(before, x, 0) + jnp.where(now, y, 0).astype(x.dtype), s.v, image)
     counts = {"filled": j + 1, "num_matvecs": s.num_matvecs + 1}
     return s._replace(basis=put(s.basis, v), images=put(s.images, image), v=following, key=key, **counts)
-
-
-def _unit(v: PyTree) -> PyTree:
-    length = trees.norm(v)
-    return trees.scale(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), v)
 
 
 def _looked(s: Space, k: int, which: str, rtol: float) -> Space:
@@ -179,7 +174,7 @@ def _cut(s: Space) -> Space:
         jax.tree.map(lambda x, new: jnp.zeros_like(x).at[:half].set(new), x, trees.combine(s.rotation[:half], x))
         for x in (s.basis, s.images)
     )
-    wrong = jax.vmap(lambda value, v, image: _unit(trees.axpy(-value, v, image)))
+    wrong = jax.vmap(lambda value, v, image: trees.unit(trees.axpy(-value, v, image)))
     some = lambda x: jax.tree.map(lambda y: y[:k], x)
     away = wrong(s.values[:k], some(basis), some(images))
     v = trees.combine(jnp.where(s.converged, 0, 1).astype(s.values.dtype), away)
@@ -193,10 +188,11 @@ def _ritz(t: Float[Array, "m m"], filled: Bool[Array, " m"]) -> tuple[Float[Arra
 
 
 def _orthonormal(block: PyTree, rounding: float) -> PyTree:
-    """The orthonormal rows that are nearest to those of a block, if it has as many dimensions as rows."""
+    """The orthonormal rows that are nearest to those of a block; zeros for those that depend on others."""
     for _ in range(2):
-        block = jax.vmap(_unit)(block)
+        block = jax.vmap(trees.unit)(block)
         values, vectors = stacks.eigh(trees.gram(block, block))
         shrunk = jnp.where(values > 1e3 * rounding, 1 / jnp.sqrt(jnp.maximum(values, rounding)), 0)
         block = trees.combine((vectors @ (shrunk[:, None] * vectors.T)).astype(values.dtype), block)
-    return block
+    whole = jax.vmap(trees.norm)(block) > 0.9
+    return jax.vmap(trees.scale)(jnp.where(whole, 1, 0), block)

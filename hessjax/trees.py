@@ -40,6 +40,7 @@ __all__ = [
     "size",
     "structs",
     "tracks_varying",
+    "unit",
     "vary_like",
     "vary_with",
     "zeros_like",
@@ -284,6 +285,17 @@ def axpy(c: Any, x: PyTree, y: PyTree) -> PyTree:
 def add(u: PyTree, v: PyTree) -> PyTree:
     """u + v, leaf by leaf."""
     return jax.tree.map(jnp.add, u, v)
+
+
+def unit(v: PyTree) -> PyTree:
+    """v at length 1; zero where it is.
+
+    Example:
+      >>> unit(jnp.array([0.0, 4.0])).tolist()
+      [0.0, 1.0]
+    """
+    length = norm(v)
+    return scale(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), v)
 
 
 def scale(c: Any, v: PyTree) -> PyTree:

@@ -1,15 +1,14 @@
-"""Claim: sharpness tracked inside full-batch Adam takes 2/3 of the time every 10 steps and 1/3 every 100, in 9 to 27 products a time where hj.eigsh takes 64; training stopped every 10 for hj.eigsh takes 5 x as long; power iteration from its last vector, for the largest magnitude alone, takes 4 to 18 to the same residual, and less time.
+"""Claim: sharpness tracked inside full-batch Adam takes .68 of the time every 10 steps and .40 every 100, of minibatch Adam .24 every 1000, in 8 to 26 products a time where hj.eigsh takes 64; training stopped every 10 for hj.eigsh takes 4.7 times as long; power iteration from its last vector, for the largest magnitude alone, takes 4 to 18 to the same residual, and less time (.45, .22 and .13).
 
 Problem: 64-256-256-10 ReLU network, cross-entropy, all 1797 digits (8 x 8, not pooled), P = 85,002, float32, Adam,
 steps 100 to 200 from a random start on all rows, and 1000 to 2000 on 128; sharpness always of all rows, to a residual
 of 1e-3 of it. Two numbers first: a gradient of all rows takes .85 GFLOP (slq.py counts them), a product 1.9, so that
-nine are 20 gradients; and the vectors of a measurement, nine and their images, 6 MB, are read and written some ten
-times.
+eight are 18 gradients; and the vectors of a measurement, 20 and their images, 14 MB, are read some ten times.
 
 `share` of the time of training and measuring is measuring, from the rounds' ratios; `predicted` is
-`hj.tracking.cost`'s, which times one round of products at params that have not moved, and is too low where more are
-needed. `products`: of one measurement, the mean. `loss_apart`: of the last step, relative to untracked training. What
-leads to the timed steps is not timed, so that the first measurement goes on from the last one before.
+`hj.tracking.cost`'s, from measurements ten steps apart where the timed steps begin. `products`: of one measurement, the
+mean. `loss_apart`: of the last step, relative to untracked training. What leads to the timed steps is not timed, so
+that the first measurement goes on from the last one before.
 
 Rivals: training stopped on the host for `hj.eigsh`, k = 1, from scratch; for power iteration as PyHessian has it
 (random start, ends where the eigenvalue moves by less than 1e-3 of it, 100 products at most), from its last vector

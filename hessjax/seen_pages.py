@@ -97,7 +97,7 @@ def _contours(panel: Contours) -> tuple[list[dict], dict]:
         inside = (path >= [panel.xs[0], panel.ys[0]]).all(1) & (path <= [panel.xs[-1], panel.ys[-1]]).all(1)
         kept = path[inside]
         solid = {"x": _numbers(kept[:, 0]), "y": _numbers(kept[:, 1]), "z": _numbers(on_surface(panel, kept))}
-        line = {"color": PALETTE[k % len(PALETTE)], "width": 6}
+        line = {"color": ON_VIRIDIS[k % len(ON_VIRIDIS)], "width": 6}
         data.append({"type": "scatter3d", **solid, **label, "mode": "lines", "line": line, "showlegend": False})
     for name, (x, y) in panel.marks.items():
         marker = {"symbol": "star", "size": 12, "color": "#ff3030"}

@@ -133,7 +133,7 @@ def draw_surface(panel: Contours, ax: Any) -> Any:
     for k, path in enumerate(panel.paths.values()):
         inside = (path >= [panel.xs[0], panel.ys[0]]).all(1) & (path <= [panel.xs[-1], panel.ys[-1]]).all(1)
         kept = path[inside]
-        ax.plot(*kept.T, on_surface(panel, kept), color=PALETTE[k % len(PALETTE)], linewidth=2, zorder=10)
+        ax.plot(*kept.T, on_surface(panel, kept), color=ON_VIRIDIS[k % len(ON_VIRIDIS)], linewidth=2, zorder=10)
     ax.tick_params(labelsize=7, pad=-2)
     ax.locator_params(nbins=5)
     ax.set_xlabel(axes.plain(panel.labels[0]), fontsize=8, labelpad=-2)

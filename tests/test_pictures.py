@@ -41,6 +41,13 @@ def test_a_plane_has_its_paths_marks_and_bar():
     assert_allclose(np.stack(drawn.get_data_3d(), 1), [(0.5, 0.0, 0.25), (0.0, 0.5, -0.25)])  # on it, and within it
 
 
+def test_a_path_has_one_colour_in_the_plane_and_on_its_surface():
+    paths = {"sgd": [(0.5, 0.0), (0.0, 0.5)], "adam": [(0.2, 0.1), (0.0, 0.4)]}
+    flat, solid = hj.plot.plane(SADDLE, paths=paths), hj.plot.surface(SADDLE, paths=paths)
+    named = {line.get_label(): line.get_color() for line in flat.lines if line.get_label() in paths}
+    assert [line.get_color() for line in solid.lines] == [named["sgd"], named["adam"]]
+
+
 def test_what_would_hide_all_else_is_compressed_and_the_order_kept():
     values = np.array([[0.0, 1.0, 2.0, 1e6]])
     shown, said = heights(values, "loss")

@@ -286,6 +286,11 @@ def test_plotly_takes_every_figure():
     drawn = [graph_objects.Figure(seen_figure(panel, page_layout())) for panel in panels.values()]  # checks properties
     assert len(drawn) > 5
     assert all(figure.data for figure in drawn)
+    plane = drawn[list(panels).index("plane_loss")].data
+    flat, solid = (
+        {x.name: x.line.color for x in plane if x.type == kind and x.name} for kind in ("scatter", "scatter3d")
+    )
+    assert solid == flat
 
 
 def test_the_command_runs_resumes_and_reports(process_of_a_command, tmp_path, capsys):

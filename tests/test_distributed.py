@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import QUICKLY
 
 import hessjax as hj
 from hessjax import distributed, single
@@ -30,7 +31,7 @@ def run(commands, folder):
     """One process each, with variables of its own; (exit code, stdout, stderr) of each. One that fails ends all."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
     env |= {"PYTHONPATH": str(JOB.parents[1]), "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
-    env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=1 {QUICKLY}"
     if jax.config.jax_compilation_cache_dir:
         env["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
         env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from hessjax import trees
@@ -121,6 +121,7 @@ class Lanes:
         )
         self.trainer = Trainer(land.loss, optimizer, land.batch, config.batch_size)
         self.way, self.compile_s, self.times = Way(), 0.0, []
+        self._steps: dict[int, Array] = {}
         if config.chunk is not None:  # a scalar loss with chunk is refused before anything runs
             _ = jax.eval_shape(lambda p: Hessian(land.loss, p, land.batch, chunk=config.chunk).mv(p), self._struct)
 
@@ -151,12 +152,22 @@ class Lanes:
     @cached_property
     def _first(self) -> PyTree:
         """Params of init 0, whichever inits are the sweep's."""
-        return jax.tree.map(lambda x: jnp.array(x[0]), self._run_start(jnp.arange(self._padded)).params)
+        return jax.tree.map(lambda x: jnp.array(x[0]), self._run_start(self._spread(np.arange(self._padded))).params)
+
+    def _spread(self, inits: Int[np.ndarray, " padded"]) -> Int[Array, " padded"]:
+        """Once for all programs of a lane: each would spread them again, which takes longer than calling it."""
+        return jax.device_put(inits, NamedSharding(self.mesh, PartitionSpec("lane")))
+
+    def _on_all(self, step: int) -> Int[Array, ""]:
+        """A step's number on every device, kept."""
+        if step not in self._steps:
+            self._steps[step] = jax.device_put(np.int32(step), NamedSharding(self.mesh, PartitionSpec()))
+        return self._steps[step]
 
     def numbers(self, first: int) -> Int[Array, " padded"]:
         """Numbers of the inits of a lane, given its first row; past the last init they repeat it."""
         rows = np.minimum(np.arange(first, first + self._padded), self.config.num_inits - 1)
-        return jnp.asarray(self.config.first_init + rows)
+        return self._spread(self.config.first_init + rows)
 
     def _measure(self, params: PyTree, init: Int[Array, ""]) -> dict[str, Array]:
         if self.config.measure == "slq":
@@ -192,7 +203,7 @@ class Lanes:
         if self.config.measure != "slq":
             check_fits(self.num_params, self.config.dtype)
         began, self.way = time.perf_counter(), way or Way()
-        inits, zero = self.numbers(0), jnp.int32(0)
+        inits, zero = self.numbers(0), self._on_all(0)
         state = jax.eval_shape(jax.vmap(self._start), inits)
         together = jax.vmap(self._advance, in_axes=(0, 0, None, None))
         advance = jax.jit(self._sharded(together, False, False, True, True), donate_argnums=0)
@@ -275,7 +286,7 @@ class Lanes:
 
     def train(self, state: TrainState, inits: Int[Array, " padded"], now: int, step: int) -> TrainState:
         """States at a step from those at step `now`, which are given away."""
-        return self._run_advance(state, inits, jnp.int32(now), jnp.int32(step))
+        return self._run_advance(state, inits, self._on_all(now), self._on_all(step))
 
     def measured(self, state: TrainState, inits: Int[Array, " padded"]) -> dict[str, Array]:
         """Every number of the rows that states are measured to be."""
@@ -312,7 +323,7 @@ class Lanes:
 
     def _pilot(self) -> Float[np.ndarray, " steps"]:
         """Median loss of the first 32 inits' training at every step."""
-        lanes = [self._run_start(jnp.asarray(np.arange(a, a + self._padded))) for a in range(0, PILOT, self._padded)]
+        lanes = [self._run_start(self._spread(np.arange(a, a + self._padded))) for a in range(0, PILOT, self._padded)]
         starts = jax.tree.map(lambda *x: jnp.concatenate([np.asarray(part) for part in x])[:PILOT], *lanes)
         losses = lambda state, i: self.trainer.losses(state, self._key(i, 1), self.config.num_steps)
         return np.asarray(jnp.nanmedian(jax.jit(jax.vmap(losses))(starts, jnp.arange(PILOT)), axis=0))
@@ -348,7 +359,7 @@ class Lanes:
 
 
 def _placed(struct: PyTree, mesh: Any) -> PyTree:
-    sharding = jax.sharding.NamedSharding(mesh, PartitionSpec("lane"))
+    sharding = NamedSharding(mesh, PartitionSpec("lane"))
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), struct)
 
 

@@ -240,6 +240,11 @@ class Profile(Stored):
             raise ValueError(f"optimizers must be one or more names, such as ('sgd', 'adam'); got {names!r}.")
         if len(set(names)) < len(names):
             raise ValueError(f"optimizers must differ, or they could not be told apart; got {names!r}.")
+        if self.plane == "trajectories" and len(names) == 1 and self.times < 3:
+            raise ValueError(
+                f"plane='trajectories' goes through three points at least; got one optimizer and times={self.times}: "
+                "give more of either."
+            )
         if self.plane == "solutions" and len(names) * self.num_inits < 3:
             raise ValueError(
                 f"plane='solutions' goes through three ends of training; got {len(names)} optimizers and "

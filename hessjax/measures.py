@@ -174,15 +174,16 @@ def preconditioned_sharpness(
 
     Needs `hj.track(..., inner=optimizer)`. P is read from the optimiser's state before the update: of Adam and its kin
     sqrt(nu / (1 - b2^count) + eps_root) + eps, of RMSProp sqrt(nu + eps), of Adagrad sqrt(sum + eps); at count 0, where
-    there is none yet, the values are NaN. Adamax keeps a state of Adam's type and cannot be told from it: give its own
-    P. Compare with `hj.tracking.stability_threshold`, from when 1 - b1^count, by which Adam's first steps are larger,
-    is nearly 1.
+    there is none yet, nothing is measured and the values are NaN. Adamax keeps a state of Adam's type and cannot be
+    told from it: give its own P. Compare with `hj.tracking.stability_threshold`, from when 1 - b1^count, by which
+    Adam's first steps are larger, is nearly 1.
 
     Args:
       loss: as in `extremes`.
       key: draws vectors.
       batch: data.
-      b2: the optimiser's, for the bias correction.
+      b2: the optimiser's, for the bias correction, which its state does not tell: another one makes the
+        values wrong by the square root of (1 - b2^count) over the same with the optimiser's.
       eps: the optimiser's.
       eps_root: of Adam, the optimiser's.
       preconditioner: P of an optimiser's state, like params, where it is another; None: by the state.
@@ -342,11 +343,14 @@ class _Preconditioned:
         else:
             divided, known = trees.conform(self.given(inner_state), params, "preconditioner"), jnp.bool_(True)
         op = Hessian(top.loss, params, top.batch, chunk=top.chunk)
-        found, block = top.found(
-            _Between(op, jax.tree.map(lambda p, w: jax.lax.rsqrt(p).astype(w.dtype), divided, params)), state
-        )
-        ends = _ends(found)
-        return ends._replace(values=jnp.where(known, ends.values, jnp.nan), converged=ends.converged & known), block
+        scaled = _Between(op, jax.tree.map(lambda p, w: jax.lax.rsqrt(p).astype(w.dtype), divided, params))
+
+        def measured(kept: PyTree) -> tuple[Ends, PyTree]:
+            found, block = top.found(scaled, kept)
+            return _ends(found), block
+
+        none = jax.tree.map(_unknown, jax.eval_shape(measured, state)[0])
+        return jax.lax.cond(known, measured, lambda kept: (none, kept), state)
 
 
 @final
@@ -368,6 +372,12 @@ class _Between(Wrapper):
 
     def linearized(self, num_products: int = 1) -> Operator:
         return _Between(self.a.linearized(num_products), self.d)
+
+
+def _unknown(struct: jax.ShapeDtypeStruct) -> Array:
+    """What is said where nothing was measured: NaN, 0 products, not converged."""
+    floating = jnp.issubdtype(struct.dtype, jnp.floating)
+    return jnp.full(struct.shape, jnp.nan if floating else 0, struct.dtype)
 
 
 def _ends(found: Eigenpairs) -> Ends:

@@ -215,14 +215,14 @@ def widths(
     Args:
       f: `f(params)`, a number; or, with `batch`, a loss.
       origin: params.
-      directions: each leaf with a leading axis.
+      directions: like origin, or each leaf with a leading axis more.
       rise: above 0, in the units of f.
       most: the distance to look to.
       batch: data of a loss.
 
     Returns:
-      Distances backwards and forwards; inf where f does not rise so much within `most`. What is not finite has risen;
-      NaN where f is not finite at the origin.
+      Distances backwards and forwards, of a single direction one row; inf where f does not rise so much within `most`.
+      What is not finite has risen; NaN where f is not finite at the origin.
 
     Raises:
       ValueError: rise or most not above 0; directions are not like params; a direction is zero.
@@ -238,6 +238,8 @@ def widths(
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value!r}.")
     origin = trees.params_of(origin, "origin")
+    if jax.tree.map(jnp.shape, directions) == jax.tree.map(jnp.shape, origin):
+        directions = jax.tree.map(lambda x: jnp.asarray(x)[None], directions)
     lengths = jax.vmap(trees.norm)(directions)
     if not np.all(np.asarray(lengths) > 0):
         raise ValueError("directions: one is zero, or not finite.")
@@ -274,7 +276,7 @@ def disagreement(
       decide: outputs -> whole numbers, one a row; None: the largest of several outputs, the sign of a single one.
 
     Raises:
-      ValueError: decisions are not one a row.
+      ValueError: points are not stacked; decisions are not one a row.
       TypeError: params with leaves that are not floating.
 
     Example:
@@ -285,12 +287,23 @@ def disagreement(
     References: Im et al. (2016), arXiv:1612.04010, on solutions of different optimisers.
     """
     trees.check_params(points, "points")
+    _check_stacked(points)
     found = _decisions(hashable(model), hashable(decide or _largest), points, inputs)
     made, decided = (np.asarray(x) for x in found)
     if made.ndim != 2:
         raise ValueError(f"decisions have shape {made.shape[1:]}, wanted one a row.")
     apart = np.array([[np.mean(one != other) for other in made] for one in made])
     return np.where(decided[:, None] & decided, apart, np.nan)
+
+
+def _check_stacked(points: PyTree) -> None:
+    """A list of params would be taken for one solution whose leaves are all of them."""
+    counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(points)}
+    if len(counts) > 1 or () in counts:
+        raise ValueError(
+            "points must be params with one leading axis for all leaves, such as "
+            "jax.tree.map(lambda *x: jnp.stack(x), a, b)."
+        )
 
 
 @partial(jax.jit, static_argnums=(0, 1))

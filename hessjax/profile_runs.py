@@ -138,8 +138,11 @@ def _open_or_create(
     lanes = Lanes(Sweep(landscape=config.landscape, options=config.options, **small), land)
     identity = {"config": config.to_dict(), "landscape": lanes.identity()}
     if not Store.is_anything_at(path):
+        Store.check_path(path)  # before training, not after it
         if progress:
-            say(f"{config.landscape_name}: training {config.num_inits} x {len(plans)} times")
+            many = lambda count, what: f"{count} {what}{'s' * (count > 1)}"
+            runs_ = f"{many(config.num_inits, 'init')} with {many(len(plans), 'optimizer')}"
+            say(f"{config.landscape_name}: training {runs_}, {many(config.num_steps, 'step')}")
         sizes = {"num_steps": config.num_steps, "times": config.times, "num_inits": config.num_inits}
         key = jax.random.key(config.seed)
         found = compare_optimizers(land, plans, key, batch_size=config.batch_size, tol=config.tol, **sizes)
@@ -155,7 +158,7 @@ def _open_or_create(
         arrays = _arrays(config, land, found, _seen(config, land, found, key))
         Store.create(path, arrays, attributes, rows="y", unit=unit)
     store = Store.open(path)
-    runs.refuse_another(store, identity)
+    runs.refuse_another(store, identity, "profile")
     return store
 
 

@@ -95,6 +95,9 @@ class Mesh(NamedTuple):
 def line(f: Callable, a: PyTree, b: PyTree, ts: Any, *, batch: PyTree = None, at_once: int | None = None) -> Line:
     """Values at (1 - t) a + t b: from a start to a solution, between two solutions, beyond either.
 
+    Between two nets with BatchNorm let their statistics move along or be taken anew (`adapters.linen(statistics=...)`):
+    frozen ones are a's everywhere, also at b.
+
     Args:
       f: `f(params)`, any pytree of arrays; or, with `batch`, a loss.
       a: params at t = 0.

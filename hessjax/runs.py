@@ -54,13 +54,15 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def refuse_another(store: Store, identity: dict[str, Any]) -> None:
-    """Refuses a store of another configuration, or of another landscape of the same name.
+def refuse_another(store: Store, identity: dict[str, Any], kind: str = "sweep") -> None:
+    """Refuses a store of another kind or configuration, or of another landscape of the same name.
 
     Raises:
-      StoreError: the fields that differ are named.
+      StoreError: the kind that it is of, or the fields that differ, are named.
     """
     old, new = store.attributes, identity
+    if (holds := old.get("kind", "sweep")) in KINDS and holds != kind:
+        raise StoreError(f"the store at {str(store.path)!r} holds a {holds}, not a {kind}; choose another path.")
     kept = {name: old[name] if isinstance(old.get(name), dict) else {} for name in ("config", "landscape")}
     kept["config"] = {name: x for name, x in ADDED.items() if name in new["config"]} | kept["config"]
     found = differences(kept["config"], new["config"])

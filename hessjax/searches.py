@@ -128,7 +128,7 @@ def _open_or_create(config: Search, land: Landscape, path: Path, unit: int) -> S
         }
         Store.create(path, _arrays(config, lanes.num_params), attributes, rows="start", unit=unit)
     store = Store.open(path)
-    runs.refuse_another(store, identity)
+    runs.refuse_another(store, identity, "search")
     return store
 
 

@@ -106,6 +106,13 @@ class Store:
                     raise
         return cls.open(path)
 
+    @staticmethod
+    def check_path(path: str | Path) -> None:
+        """Makes the folder that a store is to lie in; a StoreError where that cannot be, before work is done for it."""
+        with _explain(Path(path)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=Path(path).parent).close()
+
     @classmethod
     def open(cls, path: str | Path) -> Store:
         """Opens an existing store.

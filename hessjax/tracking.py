@@ -84,6 +84,8 @@ def track(
     begin, update = _parts(measure)
     if inner is not None and not (hasattr(inner, "init") and hasattr(inner, "update")):
         raise TypeError(f"inner is {type(inner).__name__}, wanted an optax.GradientTransformation, or None.")
+    if log is not None and not callable(log):
+        raise TypeError(f"log is {type(log).__name__}, wanted a function such as hj.tracking.jsonl(path), or None.")
     wrapped = optax.with_extra_args_support(optax.identity() if inner is None else inner)
     seen = (lambda state: None) if inner is None else (lambda state: state)
 

@@ -134,6 +134,20 @@ def test_widths_of_nothing_are_refused(given, said):
         modes.widths(ring, jnp.zeros(2), directions, **given)
 
 
+def test_a_single_direction_is_one_row_of_widths():
+    f = lambda p: jnp.sum(p["w"] ** 2) + p["b"] ** 4
+    at, along_b = {"w": jnp.zeros(2), "b": jnp.zeros(())}, {"w": jnp.zeros(2), "b": jnp.array(2.0)}
+    assert_allclose(modes.widths(f, at, along_b, rise=1.0), [[1.0, 1.0]], rtol=1e-5)
+
+
+def test_solutions_that_are_not_stacked_are_told_how():
+    a, b = ({"w": jnp.ones((3, 2)), "v": jnp.ones(2)} for _ in range(2))
+    with pytest.raises(ValueError, match=r"one leading axis for all leaves, such as jax\.tree\.map"):
+        modes.disagreement(lambda p, x: x @ p["w"] + p["v"], [a, b], jnp.ones((4, 3)))
+    with pytest.raises(ValueError, match="one leading axis"):
+        modes.disagreement(lambda p, x: x * p, jnp.ones(()), jnp.ones(4))
+
+
 def test_disagreement_is_the_share_of_rows_decided_otherwise():
     points, x = jnp.asarray(RNG.normal(size=(4, 3, 5)), "float32"), jnp.asarray(RNG.normal(size=(50, 3)), "float32")
     found = modes.disagreement(lambda w, x: x @ w, points, x)

@@ -222,6 +222,29 @@ def test_planes_of_what_diverged_are_refused(tmp_path, monkeypatch, plane, optim
     assert not (tmp_path / "p.zarr").exists()
 
 
+def test_a_trajectory_of_two_points_is_refused_before_training():
+    with pytest.raises(ValueError, match="goes through three points at least; got one optimizer and times=2"):
+        hj.Profile(**SMALL | {"times": 2}, optimizers=("sgd",))
+    assert hj.Profile(**SMALL | {"times": 2}, optimizers=("sgd", "adam")).times == 2
+
+
+def test_a_path_that_cannot_be_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(profile_runs, "compare_optimizers", lambda *_, **__: pytest.fail("trained"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(hj.StoreError, match="file"):
+        hj.profile(hj.Profile(**SMALL), tmp_path / "file" / "p.zarr", progress=False)
+
+
+def test_a_store_of_another_kind_is_told_by_its_kind(tmp_path):
+    sweep = hj.Sweep(landscape="quadratic", num_inits=2, num_steps=2, times=2)
+    hj.sweep(sweep, tmp_path / "s.zarr", progress=False)
+    with pytest.raises(hj.StoreError, match="holds a sweep, not a profile; choose another path"):
+        hj.profile(hj.Profile(**SMALL), tmp_path / "s.zarr", progress=False)
+    hj.profile(hj.Profile(**SMALL), tmp_path / "p.zarr", progress=False)
+    with pytest.raises(hj.StoreError, match="holds a profile, not a sweep; choose another path"):
+        hj.sweep(sweep, tmp_path / "p.zarr", progress=False)
+
+
 def test_one_parameter_has_no_plane(tmp_path):
     config = hj.Profile(**SMALL | {"landscape": "quadratic", "options": {"eigenvalues": (2.0,)}})
     with pytest.raises(ValueError, match=r"has one parameter: .* hj\.profiles\.line"):

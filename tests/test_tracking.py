@@ -311,6 +311,13 @@ def test_preconditioned_sharpness_is_that_of_the_divided_hessian(float64, name):
     assert_allclose(value.values[0], np.linalg.eigvalsh(d[:, None] * dense * d)[-1], rtol=1e-5)
     fresh, _ = measure.update(params, measure.init(params), made.init(params))
     assert np.isnan(fresh.values).all() == (name != "adagrad")  # its sum begins at .1
+    assert (int(fresh.num_matvecs) == 0) == (name != "adagrad" and "preconditioner" not in options)
+    assert np.isnan(fresh.residuals).all() == np.isnan(fresh.values).all()
+
+
+def test_a_log_that_is_a_path_is_told_how_one_is_made(untyped):
+    with pytest.raises(TypeError, match=r"log is str, wanted a function such as hj\.tracking\.jsonl\(path\)"):
+        hj.track(bowl, 1, log="run.jsonl")
 
 
 def test_preconditioned_sharpness_needs_second_moments():

@@ -250,13 +250,16 @@ def trajectory_plane(points: PyTree, *, origin: str = "last", num_components: in
     trees.check_params(points, "points")
     if origin not in ORIGINS:
         raise ValueError(f"origin must be one of {', '.join(ORIGINS)}; got {origin!r}.")
-    (count,) = {len(x) for x in jax.tree.leaves(points)}
+    count = trees.num_stacked(points)
     if count <= num_components:
         raise ValueError(f"points are {count}, wanted at least {num_components + 1} for {num_components} components.")
     if trees.size(jax.tree.map(lambda x: x[0], points)) < num_components:
         raise ValueError(f"num_components is {num_components}, more than there are params.")
-    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), points)
-    away = jax.tree.map(jnp.subtract, points, mean)
+    # From the last point first: the mean of equal points is not one of them, to rounding.
+    moved = jax.tree.map(lambda x: x - x[-1], points)
+    middle = jax.tree.map(lambda x: jnp.mean(x, axis=0), moved)
+    mean = jax.tree.map(lambda x, m: x[-1] + m, points, middle)
+    away = jax.tree.map(jnp.subtract, moved, middle)
     gram = np.asarray(trees.gram(away, away), np.float64)
     if not np.isfinite(gram).all() or not np.trace(gram) > 0:
         raise ValueError("points are all the same, or too large or not finite: there is no plane.")

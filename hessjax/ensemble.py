@@ -176,6 +176,7 @@ def _open_or_create(lanes: Lanes, path: Path, unit: int | None, progress: bool) 
     """The store of this configuration at `path`: the one there, compared, or a new one with its steps decided."""
     identity = {"config": lanes.config.to_dict(), "landscape": lanes.identity()}
     if not Store.is_anything_at(path):
+        Store.check_path(path)  # before compiling, not after it
         lanes.check()
         if progress:
             say(f"{lanes.config.landscape_name}: placing the times and compiling")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import difflib
 import json
 import os
 import re
@@ -164,7 +165,7 @@ def one_line(box: str) -> str:
     first = 2 if 1 in rules else 1
     text = " ".join(lines[first : next((i for i in rules if i > first), len(lines))]).rstrip(".") or box.strip()
     meant = [lines[i + 1].split()[0] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")]
-    known = [line for line in lines if line.startswith("Available subcommands")]
+    known = _known_commands(lines, rules)
     applied = re.search(r"(--\S+) \(applied to hessjax ([\w-]+)\)", text)
     if applied:  # tyro's own words speak of the order of options, which matters to no command here
         text = f"{applied[2]} has no option {applied[1]}"
@@ -172,5 +173,15 @@ def one_line(box: str) -> str:
         if meant[:1] == [applied[1]] and elsewhere:
             return f"{text}; {elsewhere[0]} has."
     if known:
-        return f"{text}. {known[0]}."
+        near = difflib.get_close_matches(text.split()[-1], known, 1)
+        return text + (f"; did you mean {near[0]}?" if near else f". There are {', '.join(known)}.")
     return text + (f"; did you mean {meant[0]}?" if meant else ".")
+
+
+def _known_commands(lines: list[str], rules: list[int]) -> list[str]:
+    """The commands that a box names, over as many lines as they take."""
+    at = next((i for i, line in enumerate(lines) if line.startswith("Available subcommands")), None)
+    if at is None:
+        return []
+    said = " ".join(lines[at : next((i for i in rules if i > at), len(lines))])
+    return [word for part in said.partition(":")[2].split(",") if (word := part.strip())]

@@ -154,9 +154,13 @@ class Lanes:
         """Params of init 0, whichever inits are the sweep's."""
         return jax.tree.map(lambda x: jnp.array(x[0]), self._run_start(self._spread(np.arange(self._padded))).params)
 
+    @property
+    def _apart(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec("lane"))
+
     def _spread(self, inits: Int[np.ndarray, " padded"]) -> Int[Array, " padded"]:
         """Once for all programs of a lane: each would spread them again, which takes longer than calling it."""
-        return jax.device_put(inits, NamedSharding(self.mesh, PartitionSpec("lane")))
+        return jax.device_put(inits, self._apart)
 
     def _on_all(self, step: int) -> Int[Array, ""]:
         """A step's number on every device, kept."""
@@ -207,7 +211,7 @@ class Lanes:
         state = jax.eval_shape(jax.vmap(self._start), inits)
         together = jax.vmap(self._advance, in_axes=(0, 0, None, None))
         advance = jax.jit(self._sharded(together, False, False, True, True), donate_argnums=0)
-        state = _placed(state, self.mesh)
+        state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self._apart), state)
         self._run_advance = advance.lower(state, inits, zero, zero).compile()
         if way is None:
             self.way = Way(together=self._dividing(self._fitting() // self._least()))
@@ -356,11 +360,6 @@ class Lanes:
             "data": None if land.batch is None else _digest(land.batch),
             "probe": {"loss": float(loss), "grad_norm": float(trees.norm(grad))},
         }
-
-
-def _placed(struct: PyTree, mesh: Any) -> PyTree:
-    sharding = NamedSharding(mesh, PartitionSpec("lane"))
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), struct)
 
 
 def _digest(batch: PyTree) -> str:

@@ -349,7 +349,8 @@ class _Preconditioned:
             found, block = top.found(scaled, kept)
             return _ends(found), block
 
-        none = jax.tree.map(_unknown, jax.eval_shape(measured, state)[0])
+        unknown = jnp.full(top.k, jnp.nan, trees.scalar_dtype(params))
+        none = Ends(unknown, unknown, jnp.zeros(top.k, bool), jnp.int32(0))
         return jax.lax.cond(known, measured, lambda kept: (none, kept), state)
 
 
@@ -372,12 +373,6 @@ class _Between(Wrapper):
 
     def linearized(self, num_products: int = 1) -> Operator:
         return _Between(self.a.linearized(num_products), self.d)
-
-
-def _unknown(struct: jax.ShapeDtypeStruct) -> Array:
-    """What is said where nothing was measured: NaN, 0 products, not converged."""
-    floating = jnp.issubdtype(struct.dtype, jnp.floating)
-    return jnp.full(struct.shape, jnp.nan if floating else 0, struct.dtype)
 
 
 def _ends(found: Eigenpairs) -> Ends:

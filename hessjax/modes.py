@@ -238,8 +238,7 @@ def widths(
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value!r}.")
     origin = trees.params_of(origin, "origin")
-    if jax.tree.map(jnp.shape, directions) == jax.tree.map(jnp.shape, origin):
-        directions = jax.tree.map(lambda x: jnp.asarray(x)[None], directions)
+    directions, _ = trees.block_of(directions, origin, "directions")
     lengths = jax.vmap(trees.norm)(directions)
     if not np.all(np.asarray(lengths) > 0):
         raise ValueError("directions: one is zero, or not finite.")
@@ -287,23 +286,13 @@ def disagreement(
     References: Im et al. (2016), arXiv:1612.04010, on solutions of different optimisers.
     """
     trees.check_params(points, "points")
-    _check_stacked(points)
+    trees.num_stacked(points)
     found = _decisions(hashable(model), hashable(decide or _largest), points, inputs)
     made, decided = (np.asarray(x) for x in found)
     if made.ndim != 2:
         raise ValueError(f"decisions have shape {made.shape[1:]}, wanted one a row.")
     apart = np.array([[np.mean(one != other) for other in made] for one in made])
     return np.where(decided[:, None] & decided, apart, np.nan)
-
-
-def _check_stacked(points: PyTree) -> None:
-    """A list of params would be taken for one solution whose leaves are all of them."""
-    counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(points)}
-    if len(counts) > 1 or () in counts:
-        raise ValueError(
-            "points must be params with one leading axis for all leaves, such as "
-            "jax.tree.map(lambda *x: jnp.stack(x), a, b)."
-        )
 
 
 @partial(jax.jit, static_argnums=(0, 1))

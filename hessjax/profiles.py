@@ -149,10 +149,8 @@ def along(
       ([[1.0, 0.0, 4.0], [1.0, 0.0, 4.0]], [1.0, 1.0])
     """
     origin = trees.params_of(origin, "origin")
-    ts, several = _numbers("ts", ts), _is_block(directions, origin)
-    rows = directions if several else jax.tree.map(lambda x: jnp.asarray(x)[None], directions)
+    ts, (rows, several) = _numbers("ts", ts), trees.block_of(directions, origin, "directions")
     count = len(jax.tree.leaves(rows)[0])
-    trees.conform(jax.tree.map(lambda x: x[0], rows), origin, "directions")
     block = jax.tree.map(lambda o, d: jnp.concatenate([jnp.asarray(o)[None], d]), origin, rows)
     which = np.repeat(np.eye(count), len(ts), axis=0)
     weights = np.concatenate([np.ones((len(which), 1)), which * np.tile(ts, count)[:, None]], 1)
@@ -382,11 +380,6 @@ def _bytes_made(f: Callable, structure: Any, leaves: tuple, _x64: bool) -> int:
 
 def _stacked(*points: PyTree) -> PyTree:
     return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(leaf) for leaf in x]), *points)
-
-
-def _is_block(directions: PyTree, origin: PyTree) -> bool:
-    found = jax.tree.leaves(directions), jax.tree.leaves(origin)
-    return len(found[0]) == len(found[1]) and all(jnp.ndim(d) == jnp.ndim(o) + 1 for d, o in zip(*found))
 
 
 def _numbers(name: str, values: Any) -> Float[np.ndarray, " points"]:

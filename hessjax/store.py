@@ -378,6 +378,8 @@ class _explain:
             reason = "the file system is read-only; choose another path"
         elif getattr(error, "errno", None) == errno.ENOSPC or _full(text.lower()):
             reason = "the disk is full; free some space and run the same again: finished units are kept"
+        elif isinstance(error, FileNotFoundError):
+            reason = f"there is no {str(error.filename)!r}, nor can it be made; choose another path"
         else:
             reason = text.splitlines()[0] if text else kind.__name__
         raise StoreError(f"store {str(self.path)!r}: {reason}.") from error

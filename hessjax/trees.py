@@ -18,6 +18,7 @@ __all__ = [
     "PRNGKey",
     "add",
     "axpy",
+    "block_of",
     "cast",
     "check_params",
     "combine",
@@ -31,6 +32,7 @@ __all__ = [
     "norm",
     "normal_like",
     "nudged",
+    "num_stacked",
     "params_of",
     "path_str",
     "rademacher_like",
@@ -88,6 +90,22 @@ def scalar_dtype(tree: PyTree) -> jnp.dtype:
     """The dtype in which scalars of `tree` are accumulated: float64 where x64 is on, else its own or float32."""
     least = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
     return jnp.promote_types(jnp.result_type(*jax.tree.leaves(tree)), least)
+
+
+def num_stacked(points: PyTree, what: str = "points") -> int:
+    """How many points a tree holds, along the leading axis of its leaves; a ValueError where that is not one.
+
+    Example:
+      >>> num_stacked({"a": jnp.zeros((5, 3)), "b": jnp.zeros(5)})
+      5
+    """
+    counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(points)}
+    if len(counts) != 1 or () in counts:
+        raise ValueError(
+            f"{what} must be params with one leading axis for all leaves, such as "
+            "jax.tree.map(lambda *x: jnp.stack(x), a, b)."
+        )
+    return counts.pop()[0]
 
 
 def check_params(tree: PyTree, what: str = "params") -> None:
@@ -243,6 +261,20 @@ def norm(v: PyTree) -> Float[Array, ""]:
 def _contract(a: Array, b: Array, axes: Any) -> Array:
     # Over the axes as they are (a reshape would gather a sharded leaf); accelerators would multiply float32 at less.
     return jnp.tensordot(a, b, axes=axes, precision="highest")
+
+
+def block_of(vectors: PyTree, like: PyTree, what: str) -> tuple[PyTree, bool]:
+    """Vectors with a leading axis, and whether they had it; a ValueError where one is not like `like`.
+
+    Example:
+      >>> block_of(jnp.ones(3), jnp.zeros(3), "directions")[0].shape
+      (1, 3)
+    """
+    found = jax.tree.leaves(vectors), jax.tree.leaves(like)
+    several = len(found[0]) == len(found[1]) and all(jnp.ndim(v) == jnp.ndim(x) + 1 for v, x in zip(*found))
+    rows = vectors if several else jax.tree.map(lambda x: jnp.asarray(x)[None], vectors)
+    conform(jax.tree.map(lambda x: x[0], rows), like, what)
+    return rows, several
 
 
 def dots(block: PyTree, v: PyTree) -> Float[Array, " k"]:

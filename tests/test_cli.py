@@ -46,7 +46,10 @@ def table(text):
 
 # id: (words of the command line, what its one line says)
 BAD = {
-    "unknown command": (["swep"], "swep"),
+    "unknown command": (["swep"], "swep; did you mean sweep?"),
+    "unknown command like none": (["zebra"], "zebra. There are demo, sweep, spectrum, "),
+    "the last commands too": (["zebra"], "list, show, doctor."),
+    "a folder that cannot be": (["sweep", "--output", "/proc/nope/x.zarr"], "'/proc/nope', nor can it be made"),
     "unknown flag": (["sweep", "--num-init", "3"], "did you mean --num-inits?"),
     "bad int": (["sweep", "--num-inits", "many"], "many"),
     "bad float": (["sweep", "--learning-rate", "fast"], "fast"),

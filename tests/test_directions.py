@@ -145,6 +145,8 @@ def test_a_trajectory_of_little_height_is_still_an_orthonormal_frame():
     ("points", "given", "said"),
     [
         (jnp.ones((5, 3)), {}, "all the same"),
+        (jnp.tile(jax.random.normal(jax.random.key(0), 300), (7, 1)), {}, "all the same"),
+        ([{"w": jnp.ones((3, 2))}, {"w": jnp.ones((4, 2))}], {}, "points must be params with one leading axis"),
         (jnp.ones((2, 3)), {}, "points are 2, wanted at least 3"),
         (jnp.arange(4.0)[:, None], {}, "num_components is 2, more than there are params"),
         (jnp.array([[1e30, 0.0], [0.0, 0.0], [1.0, 1.0]], "float32"), {}, "too large"),
